@@ -340,7 +340,7 @@ fn kill_group(child: &Child) {
     // The group's id is the child's, by `process_group(0)`.
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
-        drop(rustix::process::kill_process_group(pid, rustix::process::Signal::KILL));
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
     }
 }
 

@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The words of the headnode's domain: types that several parts share, with their validation and
+//! their text forms. No input or output happens here.
+
+pub mod answers;
+pub mod api;
+pub mod boot;
+pub mod config;
+pub mod event;
+pub mod manifest;
+pub mod net;
+pub mod paths;
+pub mod ports;
+pub mod server;
+pub mod setup_state;
+pub mod stamp;
+pub mod sysinfo;
+pub mod task;
+pub mod timing;
