@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -61,7 +60,7 @@ impl Metrics {
         let m = &metrics;
         all.register("dhcp_requests", "DHCP messages heard", m.dhcp_requests.clone());
         all.register("dhcp_replies", "DHCP messages sent", m.dhcp_replies.clone());
-        all.register::<Gauge<i64, AtomicI64>>("leases", "leases in the table", m.leases.clone());
+        all.register("leases", "leases in the table", m.leases.clone());
         all.register(
             "range_exhausted",
             "requests without a free address",

@@ -1,14 +1,13 @@
 //! Sockets and network interfaces.
 
 use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use headnode_model::net::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::settings::Settings;
-use crate::{dhcp, Error};
+use crate::{Error, dhcp};
 
 /// The interface that holds `ip`, else one whose Ethernet address is `mac`.
 ///
@@ -47,7 +46,9 @@ pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
     let client = match udp(settings.dhcp_listen, settings.ports.dhcp_client, settings, "DHCP") {
         Ok(socket) => Some(socket),
         Err(error) => {
-            tracing::warn!("other DHCP servers are noticed by their clients' requests only: {error}");
+            tracing::warn!(
+                "other DHCP servers are noticed by their clients' requests only: {error}"
+            );
             None
         }
     };

@@ -133,7 +133,7 @@ impl Settings {
         }
         let (first, last) = self.range;
         let reserved = self.reserved();
-        let in_range = reserved.iter().filter(|ip| (first..=last).contains(ip)).count();
+        let in_range = reserved.iter().filter(|ip| (first..=last).contains(*ip)).count();
         // The configuration's check has seen to it that the range does not end before it begins.
         let others = u32::from(last).saturating_sub(u32::from(first));
         if usize::try_from(others).is_ok_and(|others| others < in_range) {

@@ -202,7 +202,7 @@ impl Engine {
             return None;
         }
         let file = self.boot_file(request, now)?;
-        let grant = Grant { file: Some(&file), ..Grant::default() };
+        let grant = Grant { ip: Ipv4Addr::UNSPECIFIED, lease: None, file: Some(&file) };
         let mut send = self.grant(request, MessageType::Ack, grant)?;
         send.to = SocketAddrV4::new(request.ciaddr, self.settings.ports.dhcp_client);
         Some(send)

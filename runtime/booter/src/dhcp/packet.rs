@@ -159,9 +159,11 @@ pub fn parse(bytes: &[u8]) -> Result<Heard, Malformed> {
             machine: options.machine,
             relay: options.relay,
         }))),
-        2 => {
-            Ok(Heard::Reply { kind, server: options.server.unwrap_or_else(|| message.siaddr()), mac })
-        }
+        2 => Ok(Heard::Reply {
+            kind,
+            server: options.server.unwrap_or_else(|| message.siaddr()),
+            mac,
+        }),
         other => Err(Malformed::Operation(other)),
     }
 }

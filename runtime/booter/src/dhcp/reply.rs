@@ -16,7 +16,7 @@ const IPXE_OPTION: u8 = 175;
 const IPXE_NO_PROXY_DHCP: [u8; 3] = [0xb0, 1, 1];
 
 /// What a reply gives to the client.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Grant<'a> {
     /// The address; 0.0.0.0 in answer to INFORM and in a refusal.
     pub ip: Ipv4Addr,

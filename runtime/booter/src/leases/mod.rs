@@ -79,10 +79,7 @@ pub struct Leases {
 
 impl Leases {
     /// An empty table for the addresses `range`, both ends included, without those `reserved`.
-    pub fn new(
-        range: (Ipv4Addr, Ipv4Addr),
-        reserved: impl IntoIterator<Item = Ipv4Addr>,
-    ) -> Self {
+    pub fn new(range: (Ipv4Addr, Ipv4Addr), reserved: impl IntoIterator<Item = Ipv4Addr>) -> Self {
         Self {
             first: range.0,
             last: range.1,

@@ -13,9 +13,9 @@ use tera::{Context, Tera};
 pub use args::kernel_line;
 pub use platforms::{Kind, Platform, PlatformError, Platforms};
 
+use crate::Error;
 use crate::leases::Lease;
 use crate::settings::Settings;
-use crate::Error;
 
 const LINUX: &str = "linux.ipxe";
 const MESSAGE: &str = "message.ipxe";
@@ -76,12 +76,16 @@ impl Scripts {
             }
         };
         if platform.kind == Kind::SmartOs {
-            let problem = format!("its platform {} is SmartOS, which needs the illumos boot path", platform.name);
+            let problem = format!(
+                "its platform {} is SmartOS, which needs the illumos boot path",
+                platform.name
+            );
             tracing::error!(%mac, "a node cannot be booted: {problem}");
             return self.message(mac, &problem);
         }
         if !self.settings.root.join(paths::EXTRA_BUNDLE_NODE).is_file() {
-            let problem = format!("the file {} is missing on the headnode", paths::EXTRA_BUNDLE_NODE);
+            let problem =
+                format!("the file {} is missing on the headnode", paths::EXTRA_BUNDLE_NODE);
             tracing::error!(%mac, "a node cannot be booted: {problem}");
             return self.message(mac, &problem);
         }
@@ -180,7 +184,10 @@ mod tests {
             initrd=initrd initrd=node.cpio.zst || goto failed\n";
         assert!(text.contains(kernel), "{text}");
         assert!(text.starts_with("#!ipxe\n"));
-        assert!(text.contains("\ninitrd http://10.99.99.7/extra/agents/node.cpio.zst ||"), "{text}");
+        assert!(
+            text.contains("\ninitrd http://10.99.99.7/extra/agents/node.cpio.zst ||"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -190,7 +197,12 @@ mod tests {
         let params = BootParams { platform: "20200101T000000Z".into(), ..BootParams::default() };
         let text = scripts.boot(mac(), Some(&lease()), &params).unwrap();
         assert!(text.contains("20200101T000000Z"), "{text}");
-        assert!(text.contains("sleep 10\nchain --replace --autofree http://10.99.99.7/boot.ipxe.0190B8D0010203"), "{text}");
+        assert!(
+            text.contains(
+                "sleep 10\nchain --replace --autofree http://10.99.99.7/boot.ipxe.0190B8D0010203"
+            ),
+            "{text}"
+        );
         let text = scripts.boot(mac(), None, &params).unwrap();
         assert!(text.contains("no address from this headnode"), "{text}");
     }

@@ -84,8 +84,7 @@ mod tests {
 
     #[test]
     fn values_that_the_rfcs_forbid_are_left_out() {
-        let bad =
-            [("blksize", "4"), ("blksize", "x"), ("windowsize", "0"), ("timeout", "256")];
+        let bad = [("blksize", "4"), ("blksize", "x"), ("windowsize", "0"), ("timeout", "256")];
         let terms = agree(&bad);
         assert_eq!(terms.accepted, []);
         assert_eq!((terms.block, terms.window, terms.timeout), (512, 1, None));

@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_is_refused() {
-        for bytes in [&b""[..], b"\0", b"\0\x01", b"\0\x01a", b"\0\x01a\0oct", b"\0\x04\0", b"\0\x09"]
+        for bytes in
+            [&b""[..], b"\0", b"\0\x01", b"\0\x01a", b"\0\x01a\0oct", b"\0\x04\0", b"\0\x09"]
         {
             assert!(Packet::parse(bytes).is_err(), "{bytes:?}");
         }
