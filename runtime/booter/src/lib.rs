@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The booter: machines on the admin network boot from it over the network.
+//!
+//! DHCP gives firmware an address and the name of iPXE ([`dhcp`]), TFTP hands iPXE out ([`tftp`]),
+//! iPXE comes back by DHCP and is sent to an HTTP URL ([`http`]), where a script is rendered for
+//! each machine ([`script`]) from CNAPI's boot parameters or, when CNAPI is down, from the
+//! booter's own cache ([`params`]).
+
+mod booter;
+mod clock;
+pub mod dhcp;
+mod durable;
+mod error;
+pub mod http;
+pub mod leases;
+mod limit;
+pub mod metrics;
+pub mod net;
+pub mod notify;
+pub mod params;
+pub mod script;
+pub mod settings;
+pub mod tftp;
+
+pub use booter::{Booter, Sockets};
+pub use dhcp::{BIOS_PROGRAM, EFI_PROGRAM};
+pub use error::Error;

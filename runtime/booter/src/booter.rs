@@ -1,0 +1,158 @@
+//! All servers together.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::leases::{LeaseFile, Leases};
+use crate::metrics::Metrics;
+use crate::params::{Cache, Lookup, ParamSource};
+use crate::script::Scripts;
+use crate::settings::Settings;
+use crate::{Error, dhcp, http, net, tftp};
+
+/// How long running downloads may go on after the booter was told to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// The sockets of all servers.
+#[derive(Debug)]
+pub struct Sockets {
+    /// DHCP.
+    pub dhcp: dhcp::Sockets,
+    /// TFTP.
+    pub tftp: UdpSocket,
+    /// HTTP.
+    pub http: TcpListener,
+}
+
+impl Sockets {
+    /// Opens all ports. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The first port that cannot be opened, with a hint who may hold it.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        Ok(Self {
+            dhcp: net::dhcp(settings)?,
+            tftp: net::tftp(settings)?,
+            http: net::http(settings)?,
+        })
+    }
+
+    /// The ports that were opened, for settings that left the choice to the system (port 0).
+    fn ports(&self, settings: &mut Settings) {
+        let udp = |socket: &UdpSocket| socket.local_addr().map(|address| address.port());
+        if let Ok(port) = udp(&self.dhcp.server) {
+            settings.ports.dhcp_server = port;
+        }
+        if let Ok(port) = udp(&self.tftp) {
+            settings.ports.tftp = port;
+        }
+        if let Ok(address) = self.http.local_addr() {
+            settings.ports.http = address.port();
+        }
+    }
+}
+
+/// A booter that runs.
+pub struct Booter {
+    settings: Arc<Settings>,
+    leases: Arc<Mutex<Leases>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Booter {
+    /// Reads the leases and starts all servers on `sockets`.
+    ///
+    /// # Errors
+    /// When the state folder cannot be used or a template is broken.
+    pub fn start(
+        mut settings: Settings,
+        sockets: Sockets,
+        source: Arc<dyn ParamSource>,
+    ) -> Result<Self, Error> {
+        sockets.ports(&mut settings);
+        let settings = Arc::new(settings);
+        let state = |what| {
+            let path = settings.state.clone();
+            move |source| Error::State { what, path, source }
+        };
+        let cache = Cache::open(&settings.state).map_err(state("making the folder"))?;
+        let file = LeaseFile::new(&settings.state);
+        let mut leases = Leases::new(settings.range, settings.reserved());
+        file.load(&mut leases).map_err(state("reading the leases in"))?;
+        let metrics = Metrics::new();
+        metrics.leases.set(i64::try_from(leases.len()).unwrap_or(i64::MAX));
+        tracing::info!(leases = leases.len(), file = %file.path().display(), "leases read");
+        let leases = Arc::new(Mutex::new(leases));
+        let scripts = Arc::new(Scripts::new(Arc::clone(&settings))?);
+
+        let engine = dhcp::Engine::new(Arc::clone(&settings), Arc::clone(&leases), metrics.clone());
+        let dhcp = dhcp::Server::new(sockets.dhcp, engine, Arc::clone(&leases), file);
+        let files = tftp::Files::new(settings.firmware());
+        let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
+            .map_err(state("opening the TFTP socket for"))?;
+        let lookup = Lookup::new(source, cache, settings.budget, settings.cached_budget);
+        let app =
+            http::App { leases: Arc::clone(&leases), lookup, scripts, metrics: metrics.clone() };
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(dhcp.run(stop.clone()));
+        tasks.spawn(tftp.run(stop.clone()));
+        let (token, about) = (stop.clone(), Arc::clone(&settings));
+        let http_listener = sockets.http;
+        tasks.spawn(async move {
+            let served = http::run(http_listener, &about, Arc::new(app), token.clone()).await;
+            if let Err(error) = served {
+                tracing::error!("serving HTTP: {error}");
+                token.cancel();
+            }
+        });
+        tasks.close();
+        Ok(Self { settings, leases, metrics, stop, tasks })
+    }
+
+    /// The settings, with the ports that were opened.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Where the HTTP server listens.
+    pub fn http_address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.settings.admin_ip, self.settings.ports.http)
+    }
+
+    /// How many machines have an address.
+    pub fn lease_count(&self) -> usize {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The address of a machine, when it has one.
+    pub fn address_of(&self, mac: headnode_model::net::MacAddr) -> Option<Ipv4Addr> {
+        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.get(mac).map(|lease| lease.ip)
+    }
+
+    /// Ends when a server has failed.
+    pub async fn failed(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Stops all servers: the leases are written, running downloads get [`STOP_LIMIT`].
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(STOP_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("stopping although downloads are still running");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Sockets and network interfaces.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use headnode_model::net::MacAddr;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::settings::Settings;
+use crate::{Error, dhcp};
+
+/// The interface that holds `ip`, else one whose Ethernet address is `mac`.
+///
+/// # Errors
+/// When there is none, or the list of interfaces cannot be read.
+pub fn interface(ip: Ipv4Addr, mac: MacAddr) -> Result<String, Error> {
+    let all = nix::ifaddrs::getifaddrs().map_err(|error| Error::Interfaces(error.into()))?;
+    let holder = all
+        .filter(|found| {
+            let address = found.address.and_then(|a| a.as_sockaddr_in().map(|a| a.ip()));
+            address == Some(ip)
+        })
+        .map(|found| found.interface_name)
+        .next();
+    if let Some(name) = holder {
+        return Ok(name);
+    }
+    let folder = fs::read_dir("/sys/class/net").map_err(Error::Interfaces)?;
+    let mut names: Vec<String> = folder
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let address = fs::read_to_string(entry.path().join("address")).ok()?;
+            (address.trim().parse() == Ok(mac)).then(|| entry.file_name().into_string().ok())?
+        })
+        .collect();
+    names.sort();
+    names.into_iter().next().ok_or(Error::NoInterface { ip, mac })
+}
+
+/// The DHCP server's sockets.
+///
+/// # Errors
+/// Names the port, the address and who may hold it.
+pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
+    let server = udp(settings.dhcp_listen, settings.ports.dhcp_server, settings, "DHCP")?;
+    let client = match udp(settings.dhcp_listen, settings.ports.dhcp_client, settings, "DHCP") {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(
+                "other DHCP servers are noticed by their clients' requests only: {error}"
+            );
+            None
+        }
+    };
+    Ok(dhcp::Sockets { server, client })
+}
+
+/// The TFTP server's socket.
+///
+/// # Errors
+/// Names the port, the address and who may hold it.
+pub fn tftp(settings: &Settings) -> Result<tokio::net::UdpSocket, Error> {
+    // Bound to an address, which is on the admin interface only: no need to bind to the device.
+    let any = Settings { interface: None, ..settings.clone() };
+    udp(settings.admin_ip, settings.ports.tftp, &any, "TFTP")
+}
+
+/// The HTTP server's listener.
+///
+/// # Errors
+/// Names the port, the address and who may hold it.
+pub fn http(settings: &Settings) -> Result<tokio::net::TcpListener, Error> {
+    let address = SocketAddrV4::new(settings.admin_ip, settings.ports.http);
+    let bind = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        // Else a restart fails while connections of the old process linger.
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from(address).into())?;
+        socket.listen(1024)?;
+        socket.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(socket.into())
+    };
+    bind().map_err(|source| Error::Bind { service: "HTTP", protocol: "tcp", address, source })
+}
+
+fn udp(
+    ip: Ipv4Addr,
+    port: u16,
+    settings: &Settings,
+    service: &'static str,
+) -> Result<tokio::net::UdpSocket, Error> {
+    let address = SocketAddrV4::new(ip, port);
+    let bind = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        if let Some(interface) = &settings.interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
+        }
+        socket.set_broadcast(true)?;
+        // A boot storm's requests wait here while the lease file is written.
+        socket.set_recv_buffer_size(1 << 20)?;
+        socket.bind(&SocketAddr::from(address).into())?;
+        socket.set_nonblocking(true)?;
+        tokio::net::UdpSocket::from_std(socket.into())
+    };
+    bind().map_err(|source| Error::Bind { service, protocol: "udp", address, source })
+}
