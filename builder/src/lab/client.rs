@@ -368,7 +368,7 @@ impl Machine {
                     let how = self.state()?.ended.unwrap_or_else(|| "not switched on".to_owned());
                     format!("{name} is off ({how})")
                 } else {
-                    format!("{} s are over", limit.as_secs())
+                    format!("{:.0} s are over", limit.as_secs_f64())
                 };
                 last.extend(log.unfinished().map(|l| l.text));
                 bail!(
