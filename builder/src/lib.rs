@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The builder: makes headnode images, looks into them, and runs them in a lab.
+
+pub mod image;
