@@ -1,3 +1,10 @@
 //! The builder: makes headnode images, looks into them, and runs them in a lab.
 
+pub mod assemble;
+pub mod boot;
+pub mod cli;
 pub mod image;
+pub mod manifest;
+pub mod source;
+pub mod spec;
+pub mod tree;
