@@ -1,1 +1,5 @@
-//! Placeholder.
+//! What a machine can do and tell: power, identity, sysinfo.
+
+pub mod power;
+pub mod smbios;
+pub mod sysinfo;
