@@ -81,8 +81,9 @@ fn spine(firmware: Firmware) {
         dc.lab.machine(machine).ssh("echo kept > /var/lib/kept && sync").unwrap();
     }
     dc.headnode("sdc server reboot --all-nodes --wait");
-    dc.lab.machine("headnode").ssh("systemctl reboot").ok();
-    let seconds = dc.wait_next_boot("headnode", "headnode is up", BOOT);
+    let before = dc.boots("headnode");
+    dc.headnode("systemctl reboot");
+    let seconds = dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
     figure(&format!("{word}: headnode, second boot to up"), seconds, 90.0);
     check(&dc);
     for machine in ["headnode", "node1", "node2"] {

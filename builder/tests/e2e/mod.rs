@@ -58,6 +58,21 @@ impl Datacenter {
         seen.unwrap_or_else(|error| panic!("{error:#}")).seconds
     }
 
+    /// How many times the machine was started or reset.
+    pub fn boots(&self, machine: &str) -> u64 {
+        self.lab.machine(machine).boot().map_or(0, |boot| boot.number)
+    }
+
+    /// Waits for the machine's start after number `before`, then for a console line of that run;
+    /// gives the seconds between them.
+    pub fn wait_next_boot(&self, machine: &str, before: u64, regex: &str, limit: Duration) -> f64 {
+        let machine = self.lab.machine(machine);
+        let seen = machine
+            .wait_boot(before + 1, limit)
+            .and_then(|boot| machine.wait_console_from(&boot, regex, limit));
+        seen.unwrap_or_else(|error| panic!("{error:#}")).seconds
+    }
+
     /// Runs a command on the headnode and gives what it printed.
     pub fn headnode(&self, command: &str) -> String {
         self.on("headnode", command)
@@ -72,19 +87,18 @@ impl Datacenter {
     /// The servers as `GET /servers` tells them, once `wanted` holds.
     pub fn wait_servers(&self, limit: Duration, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let deadline = Instant::now() + limit;
-        let mut last = String::new();
         loop {
-            match self.lab.machine("headnode").ssh("sdc server list --json") {
+            let last = match self.lab.machine("headnode").ssh("sdc server list --json") {
                 Ok(out) => {
-                    last = out.stdout;
-                    let servers: Vec<Value> = serde_json::from_str(&last).unwrap();
+                    let servers: Vec<Value> = serde_json::from_str(&out.stdout).unwrap();
                     if wanted(&servers) {
                         return servers;
                     }
+                    out.stdout
                 }
                 // The headnode may be rebooting.
-                Err(error) => last = format!("{error:#}"),
-            }
+                Err(error) => format!("{error:#}"),
+            };
             assert!(Instant::now() < deadline, "not within {} s; last: {last}", limit.as_secs());
             std::thread::sleep(Duration::from_millis(500));
         }
