@@ -153,6 +153,15 @@ impl World {
         ack.yiaddr()
     }
 
+    /// Waits until a line is in the metrics.
+    pub async fn counted(&self, line: &str) {
+        let until = std::time::Instant::now() + LIMIT;
+        while !self.booter.metrics().text().contains(line) {
+            assert!(std::time::Instant::now() < until, "{}", self.booter.metrics().text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub async fn get(&self, path: &str) -> (u16, String) {
         let response = reqwest::get(self.url(path)).await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
