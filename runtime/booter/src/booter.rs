@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::params::{Cache, Lookup, ParamSource};
 use crate::script::Scripts;
 use crate::settings::Settings;
-use crate::{Error, dhcp, http, net, tftp};
+use crate::{Error, dhcp, http, ipv6, net, tftp};
 
 /// How long running downloads may go on after the booter was told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub struct Sockets {
     pub tftp: UdpSocket,
     /// HTTP.
     pub http: TcpListener,
+    /// IPv6 router solicitations. Not vital.
+    pub ipv6: Option<UdpSocket>,
 }
 
 impl Sockets {
@@ -39,6 +41,7 @@ impl Sockets {
             dhcp: net::dhcp(settings)?,
             tftp: net::tftp(settings)?,
             http: net::http(settings)?,
+            ipv6: net::ipv6(settings),
         })
     }
 
@@ -104,6 +107,9 @@ impl Booter {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(dhcp.run(stop.clone()));
         tasks.spawn(tftp.run(stop.clone()));
+        if let Some(socket) = sockets.ipv6 {
+            tasks.spawn(ipv6::run(socket, stop.clone()));
+        }
         let (token, about) = (stop.clone(), Arc::clone(&settings));
         let http_listener = sockets.http;
         tasks.spawn(async move {

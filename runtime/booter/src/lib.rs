@@ -11,6 +11,7 @@ pub mod dhcp;
 mod durable;
 mod error;
 pub mod http;
+mod ipv6;
 pub mod leases;
 mod limit;
 pub mod metrics;

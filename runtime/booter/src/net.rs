@@ -7,7 +7,7 @@ use headnode_model::net::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::settings::Settings;
-use crate::{Error, dhcp};
+use crate::{Error, dhcp, ipv6};
 
 /// The interface that holds `ip`, else one whose Ethernet address is `mac`.
 ///
@@ -81,6 +81,19 @@ pub fn http(settings: &Settings) -> Result<tokio::net::TcpListener, Error> {
         tokio::net::TcpListener::from_std(socket.into())
     };
     bind().map_err(|source| Error::Bind { service: "HTTP", protocol: "tcp", address, source })
+}
+
+/// The socket for router solicitations, when there is an interface and it has IPv6.
+pub fn ipv6(settings: &Settings) -> Option<tokio::net::UdpSocket> {
+    let interface = settings.interface.as_deref()?;
+    ipv6::open(interface)
+        .map_err(|error| {
+            tracing::warn!(
+                interface,
+                "listening for IPv6 router solicitations: {error}; each node boots 16 s slower"
+            );
+        })
+        .ok()
 }
 
 fn udp(
