@@ -3,4 +3,6 @@
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 /// R
-pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> { Ok(std::process::ExitCode::SUCCESS) }
+pub fn run(_args: Args) -> anyhow::Result<std::process::ExitCode> {
+    Ok(std::process::ExitCode::SUCCESS)
+}
