@@ -34,7 +34,7 @@ const MENU_TIMEOUT: u16 = 2;
 /// first boot's, against the manifest whose digest the kernel is told.
 const SUMS: &str = "boot/sums";
 /// The file that tells GRUB the manifest's digest, on the key.
-const MANIFEST_CFG: &str = "boot/grub/manifest.cfg";
+pub const MANIFEST_CFG: &str = "boot/grub/manifest.cfg";
 
 /// Everything that a build needs, found and looked at.
 pub struct Inputs {
