@@ -20,9 +20,32 @@ pub const FOLDER: &str = "boot/grub";
 
 /// Modules of both images.
 const COMMON: &[&str] = &[
-    "part_gpt", "part_msdos", "fat", "search", "search_fs_file", "search_label", "normal", "configfile",
-    "linux", "echo", "test", "true", "regexp", "sleep", "serial", "terminal", "hashsum", "gcry_sha256",
-    "gcry_sha512", "gcry_crc", "halt", "reboot", "ls", "cat", "minicmd", "probe", "chain", "date",
+    "part_gpt",
+    "part_msdos",
+    "fat",
+    "search",
+    "search_fs_file",
+    "search_label",
+    "normal",
+    "configfile",
+    "linux",
+    "echo",
+    "test",
+    "true",
+    "regexp",
+    "sleep",
+    "serial",
+    "terminal",
+    "hashsum",
+    "gcry_crc",
+    "halt",
+    "reboot",
+    "ls",
+    "cat",
+    "minicmd",
+    "probe",
+    "chain",
+    "date",
 ];
 /// Modules of the image for BIOS.
 const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text"];
@@ -78,7 +101,8 @@ pub fn missing() -> Vec<(String, &'static str)> {
     if which("grub-mkimage").is_none() {
         missing.push(("the program grub-mkimage".to_owned(), "grub-common"));
     }
-    let folders = [("i386-pc/boot.img", "grub-pc-bin"), ("x86_64-efi/moddep.lst", "grub-efi-amd64-bin")];
+    let folders =
+        [("i386-pc/boot.img", "grub-pc-bin"), ("x86_64-efi/moddep.lst", "grub-efi-amd64-bin")];
     for (file, package) in folders {
         let path = Path::new(MODULES).join(file);
         if !path.exists() {
@@ -102,11 +126,12 @@ pub fn build(work: &Path) -> Result<Grub, Error> {
     let early = work.join("early.cfg");
     // The rescue parser runs this: plain commands only. The hint makes the disk that GRUB came from
     // win over another key in the machine.
-    let script = format!(
-        "search.file /{KEY_MARKER} root $root\nset prefix=($root)/{FOLDER}\n"
-    );
-    fs::write(&early, script)
-        .map_err(|source| Error::Io { doing: "writing", path: early.clone(), source })?;
+    let script = format!("search.file /{KEY_MARKER} root $root\nset prefix=($root)/{FOLDER}\n");
+    fs::write(&early, script).map_err(|source| Error::Io {
+        doing: "writing",
+        path: early.clone(),
+        source,
+    })?;
     let core = mkimage(work, "i386-pc", "core.img", BIOS, &early)?;
     let efi = mkimage(work, "x86_64-efi", "bootx64.efi", EFI, &early)?;
     let boot = Path::new(MODULES).join("i386-pc/boot.img");

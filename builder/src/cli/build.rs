@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::json;
 
-use super::progress::{Steps, bytes};
 use super::interrupt;
+use super::progress::{Steps, bytes};
 use crate::assemble::{self, Built};
 use crate::spec::{self, Spec};
 
@@ -111,7 +111,8 @@ fn peak_rss() -> Option<u64> {
 /// One clear line for a full file system, whichever step found it so.
 fn explain_full(error: anyhow::Error, folder: &Path, work: &Path) -> anyhow::Error {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    let kind = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    let kind =
+        error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
     let what = match kind {
         Some(StorageFull) => "is full",
         Some(QuotaExceeded) => "has no more room for this user (quota)",

@@ -32,7 +32,9 @@ impl Steps {
         let bar = if self.bars {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = "{spinner} {msg} {bytes}";
-            bar.set_style(ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
+            );
             bar.set_message(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(100));
             bar

@@ -74,7 +74,9 @@ pub enum Error {
         size: u64,
     },
     /// The asked size cannot be had.
-    #[error("an image of {size} bytes is too small: the key's files need {needed} bytes, the image at least {least}")]
+    #[error(
+        "an image of {size} bytes is too small: the key's files need {needed} bytes, the image at least {least}"
+    )]
     TooSmall {
         /// The size asked for, in bytes.
         size: u64,

@@ -86,6 +86,22 @@ impl Content {
             Self::File { path, .. } => Box::new(File::open(path)?),
         })
     }
+
+    /// Its CRC-32, as in gzip and PNG.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn crc32(&self) -> io::Result<u32> {
+        let mut hash = crc32fast::Hasher::new();
+        let mut data = self.open()?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match data.read(&mut buffer)? {
+                0 => return Ok(hash.finalize()),
+                count => hash.update(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+    }
 }
 
 impl<T: Into<Vec<u8>>> From<T> for Content {

@@ -89,7 +89,8 @@ impl Packer {
     }
 
     fn finish(self, size: u64) -> io::Result<File> {
-        let inner = |buffer: BufWriter<File>| buffer.into_inner().map_err(|error| error.into_error());
+        let inner =
+            |buffer: BufWriter<File>| buffer.into_inner().map_err(|error| error.into_error());
         match self {
             Self::Raw(file) => file.set_len(size).map(|()| file),
             Self::Zstd(encoder) => inner(encoder.finish()?),

@@ -64,8 +64,8 @@ pub enum Error {
 /// # Errors
 /// When it cannot be read or is wrong.
 pub fn read(path: &Path) -> Result<Catalogue, Error> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let text =
+        fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     toml::from_str(&text)
         .map_err(|source| Error::Syntax { path: path.to_owned(), source: Box::new(source) })
 }
@@ -73,8 +73,7 @@ pub fn read(path: &Path) -> Result<Catalogue, Error> {
 /// The installed version of a Debian package; `None` when it is not installed, or this is not
 /// Debian.
 pub fn package_version(package: &str) -> Option<String> {
-    let output =
-        Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).run().ok()?;
+    let output = Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).run().ok()?;
     let version = output.stdout.trim();
     (!version.is_empty()).then(|| version.to_owned())
 }

@@ -28,7 +28,12 @@ pub const PROGRAMS: [Program; 5] = [
     Program { name: "sdc", package: "sdc-cli", folder: "usr/bin", node: false },
     Program { name: "sdc-agent", package: "sdc-agent", folder: "usr/lib/headnode", node: true },
     Program { name: "sdc-booter", package: "sdc-booter", folder: "usr/lib/headnode", node: false },
-    Program { name: "sdc-control", package: "sdc-control", folder: "usr/lib/headnode", node: false },
+    Program {
+        name: "sdc-control",
+        package: "sdc-control",
+        folder: "usr/lib/headnode",
+        node: false,
+    },
     Program { name: "sdc-setup", package: "sdc-setup", folder: "usr/lib/headnode", node: false },
 ];
 
@@ -68,18 +73,17 @@ pub fn build(workspace: &Path) -> Result<PathBuf, Error> {
         .map_or_else(|| workspace.join("target"), PathBuf::from);
     // Run directly, not by the runner of `headnode-command`: cargo draws its own progress on the
     // terminal, and Ctrl-C must reach it.
-    let mut cargo = std::process::Command::new(
-        std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-    );
+    let mut cargo =
+        std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace).args(["build", "--release", "--locked", "--target", TARGET]);
     for program in PROGRAMS {
         cargo.args(["-p", program.package]);
     }
     let mut flags = "-C target-feature=+crt-static".to_owned();
     // Paths of this machine in messages would make the programs differ from machine to machine.
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"))
-    });
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let remaps = [(Some(workspace.to_owned()), "/headnode"), (home, "/cargo")];
     for (from, to) in remaps.iter().filter_map(|(from, to)| Some((from.as_ref()?.to_str()?, to))) {
         if !from.contains(' ') {

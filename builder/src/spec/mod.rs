@@ -13,8 +13,17 @@ pub const DEFAULT: &str = "build.spec";
 
 /// The keys that a file may have.
 const KEYS: [&str; 11] = [
-    "answer-file", "authorized-keys", "compress", "console", "firmware", "output", "overlays", "platform",
-    "runtime-dir", "size", "timeout",
+    "answer-file",
+    "authorized-keys",
+    "compress",
+    "console",
+    "firmware",
+    "output",
+    "overlays",
+    "platform",
+    "runtime-dir",
+    "size",
+    "timeout",
 ];
 
 /// What to build. Everything is optional; absent parts get defaults.
@@ -212,7 +221,9 @@ impl Spec {
 fn unknown_key(key: &str) -> String {
     let nearest = KEYS.iter().map(|known| (distance(key, known), known)).min();
     match nearest {
-        Some((steps, known)) if steps <= 3 => format!("unknown key {key:?}, did you mean {known:?}?"),
+        Some((steps, known)) if steps <= 3 => {
+            format!("unknown key {key:?}, did you mean {known:?}?")
+        }
         Some((_, known)) => format!(
             "unknown key {key:?} (the nearest one is {known:?}; all of them: {})",
             KEYS.join(", ")

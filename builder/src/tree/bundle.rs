@@ -18,7 +18,9 @@ pub enum Error {
     #[error(transparent)]
     Cpio(#[from] cpio::Error),
     /// A path would replace a link of the platform.
-    #[error("{0:?}: in the root of the platform, bin, sbin and lib are links to usr/…: put the file there")]
+    #[error(
+        "{0:?}: in the root of the platform, bin, sbin and lib are links to usr/…: put the file there"
+    )]
     Merged(String),
     /// A path is both a file and a folder.
     #[error("{0:?} is both a file and a folder of the bundle")]
@@ -131,8 +133,14 @@ mod tests {
             names.push((name, mode & 0o7777));
             rest = next;
         }
-        let expected = [("root", 0o700), ("root/note", 0o777), ("usr", 0o755), ("usr/bin", 0o755),
-            ("usr/bin/sdc", 0o755), ("usr/bin.old", 0o755)];
+        let expected = [
+            ("root", 0o700),
+            ("root/note", 0o777),
+            ("usr", 0o755),
+            ("usr/bin", 0o755),
+            ("usr/bin/sdc", 0o755),
+            ("usr/bin.old", 0o755),
+        ];
         assert_eq!(names, expected.map(|(name, mode)| (name.to_owned(), mode)));
     }
 

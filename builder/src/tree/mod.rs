@@ -20,7 +20,9 @@ pub enum Error {
     #[error("two parts of the image bring the file {0:?}")]
     Twice(String),
     /// The path has an upper-case letter.
-    #[error("{0:?}: names on the key must be lower-case, as systems that fold case see them (C§1.4)")]
+    #[error(
+        "{0:?}: names on the key must be lower-case, as systems that fold case see them (C§1.4)"
+    )]
     Case(String),
     /// The content cannot be read.
     #[error("reading the content of {path:?}: {source}")]
@@ -64,8 +66,8 @@ impl Tree {
         if self.items.contains_key(&path) {
             return Err(Error::Twice(path));
         }
-        let sha256 = digest(&content)
-            .map_err(|source| Error::Read { path: path.clone(), source })?;
+        let sha256 =
+            digest(&content).map_err(|source| Error::Read { path: path.clone(), source })?;
         Ok(self.items.entry(path).or_insert(Item { content, sha256 }))
     }
 

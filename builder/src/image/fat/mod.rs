@@ -55,7 +55,9 @@ pub enum Error {
         size: u64,
     },
     /// A folder has too many entries.
-    #[error("the folder {0:?} has more entries than FAT can hold in one folder (65536, long names count several times)")]
+    #[error(
+        "the folder {0:?} has more entries than FAT can hold in one folder (65536, long names count several times)"
+    )]
     FolderTooLarge(String),
     /// The volume is too small for its files.
     #[error("the files need {needed} bytes, the file system {label:?} has room for {room}: {} too many; the largest are {}",
@@ -71,7 +73,9 @@ pub enum Error {
         largest: Vec<String>,
     },
     /// The volume has a size that FAT32 cannot have.
-    #[error("a FAT32 file system cannot have {sectors} sectors (from about 33 MiB to 2 TiB are possible)")]
+    #[error(
+        "a FAT32 file system cannot have {sectors} sectors (from about 33 MiB to 2 TiB are possible)"
+    )]
     Size {
         /// Its sectors of 512 bytes.
         sectors: u64,

@@ -21,7 +21,9 @@ pub fn refuse(name: &str) -> Option<&'static str> {
         Some("a name must not begin with a blank or end with a blank or a dot")
     } else if name.encode_utf16().count() > 255 {
         Some("it is longer than 255 characters")
-    } else if matches!(&stem[..], "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
+    } else if matches!(&stem[..], "con" | "prn" | "aux" | "nul")
+        || numbered("com")
+        || numbered("lpt")
     {
         Some("it is the name of a device")
     } else {
@@ -167,13 +169,30 @@ mod tests {
 
     #[test]
     fn aliases_follow_the_rules() {
-        let names = [".joyliveusb", "BOOT", "config", "config.inc", "manifest.json", "manifest.jsonl",
-            "MANIFE~1.JSO", "a b.c.d", "ärger"];
+        let names = [
+            ".joyliveusb",
+            "BOOT",
+            "config",
+            "config.inc",
+            "manifest.json",
+            "manifest.jsonl",
+            "MANIFE~1.JSO",
+            "a b.c.d",
+            "ärger",
+        ];
         let shorts: Vec<_> =
             aliases(&names).iter().map(|(s, long)| (short_text(s), *long)).collect();
-        let expected = [("JOYLIV~1", true), ("BOOT", false), ("CONFIG", true), ("CONFIG.INC", true),
-            ("MANIFE~2.JSO", true), ("MANIFE~3.JSO", true), ("MANIFE~1.JSO", false),
-            ("ABC~1.D", true), ("_RGER~1", true)];
+        let expected = [
+            ("JOYLIV~1", true),
+            ("BOOT", false),
+            ("CONFIG", true),
+            ("CONFIG.INC", true),
+            ("MANIFE~2.JSO", true),
+            ("MANIFE~3.JSO", true),
+            ("MANIFE~1.JSO", false),
+            ("ABC~1.D", true),
+            ("_RGER~1", true),
+        ];
         assert_eq!(shorts, expected.map(|(s, long)| (s.to_owned(), long)));
     }
 

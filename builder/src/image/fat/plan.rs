@@ -124,7 +124,9 @@ impl Plan {
         files: impl IntoIterator<Item = (String, Content)>,
     ) -> Result<Self, Error> {
         let label_char = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-        if format.label.is_empty() || format.label.len() > 11 || !format.label.chars().all(label_char)
+        if format.label.is_empty()
+            || format.label.len() > 11
+            || !format.label.chars().all(label_char)
         {
             return Err(Error::Label(format.label));
         }
@@ -265,7 +267,8 @@ fn folder_paths(folders: &[Folder], files: &[(String, Content)]) -> Vec<String> 
         for (name, child) in &folder.children {
             if let Child::Folder(child) = child {
                 let parent = paths.get(index).map_or("", String::as_str);
-                let path = if parent.is_empty() { name.clone() } else { format!("{parent}/{name}") };
+                let path =
+                    if parent.is_empty() { name.clone() } else { format!("{parent}/{name}") };
                 if let Some(slot) = paths.get_mut(*child) {
                     *slot = path;
                 }

@@ -78,9 +78,8 @@ impl<D: Read + Seek> Volume<D> {
             return Err(Error::NotFat("its first sector is not signed"));
         }
         let word = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
-        let long = |at: usize| {
-            u32::from_le_bytes([boot[at], boot[at + 1], boot[at + 2], boot[at + 3]])
-        };
+        let long =
+            |at: usize| u32::from_le_bytes([boot[at], boot[at + 1], boot[at + 2], boot[at + 3]]);
         let cluster = u64::from(boot[13]);
         if word(11) != SECTOR || !cluster.is_power_of_two() {
             return Err(Error::NotFat("its sectors or clusters have an impossible size"));
