@@ -69,8 +69,9 @@ pub struct Build {
 }
 
 fn stamp(text: &str) -> Result<u32, String> {
-    platform::lock::epoch_of(text)
-        .ok_or_else(|| "a stamp is a time written YYYYMMDDTHHMMSSZ, such as 20260131T235959Z".into())
+    platform::lock::epoch_of(text).ok_or_else(|| {
+        "a stamp is a time written YYYYMMDDTHHMMSSZ, such as 20260131T235959Z".into()
+    })
 }
 
 /// Runs the command.
@@ -111,7 +112,9 @@ fn build(args: Build) -> Result<()> {
 
 fn epoch_now() -> Result<u32> {
     let seconds = match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().with_context(|| format!("reading SOURCE_DATE_EPOCH ({text:?})"))?,
+        Ok(text) => {
+            text.parse().with_context(|| format!("reading SOURCE_DATE_EPOCH ({text:?})"))?
+        }
         Err(_) => std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .context("reading the clock")?

@@ -91,7 +91,8 @@ impl<'a> Apt<'a> {
         for archive in ARCHIVES {
             for suffix in archive.suites {
                 let url = mirrors.url(archive.name)?;
-                sources += &format!("deb [signed-by={KEYRING}] {url} {suite}{suffix} main contrib\n");
+                sources +=
+                    &format!("deb [signed-by={KEYRING}] {url} {suite}{suffix} main contrib\n");
             }
         }
         std::fs::write(folder.join("etc/sources.list"), sources).with_context(writing)?;
@@ -191,10 +192,7 @@ impl<'a> Apt<'a> {
 
     fn uris(&self, names: &[&str], with_dependencies: bool) -> Result<Vec<Uri>> {
         let resolving = || {
-            format!(
-                "resolving {} (does the mirror offer the component contrib?)",
-                names.join(" ")
-            )
+            format!("resolving {} (does the mirror offer the component contrib?)", names.join(" "))
         };
         let command = self.command("apt-get").args(["-qq", "-y", "--print-uris"]);
         let command = if with_dependencies {

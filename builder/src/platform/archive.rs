@@ -253,9 +253,9 @@ impl Tree {
     pub fn open<'a>(&'a self, content: &'a Content) -> Result<Box<dyn Read + 'a>, Error> {
         Ok(match content {
             Content::Bytes(bytes) => Box::new(bytes.as_slice()),
-            Content::Path { path, .. } => Box::new(
-                File::open(path).map_err(io_error(format!("opening {}", path.display())))?,
-            ),
+            Content::Path { path, .. } => {
+                Box::new(File::open(path).map_err(io_error(format!("opening {}", path.display())))?)
+            }
             Content::Range { offset, size } => {
                 let file = self.source.as_ref().ok_or_else(|| Error::Io {
                     what: "reading the root's tar".to_owned(),
@@ -429,5 +429,140 @@ impl Read for RangeReader<'_> {
         self.offset += n as u64;
         self.left -= n as u64;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar_of(entries: &[(&str, tar::EntryType, &str)]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut builder = tar::Builder::new(file.as_file());
+        for (path, kind, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(5);
+            // The safe setters refuse what a hostile tar may hold.
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            let link = matches!(kind, tar::EntryType::Link | tar::EntryType::Symlink);
+            let body = if link {
+                header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+                ""
+            } else {
+                *text
+            };
+            header.set_size(body.len() as u64);
+            header.set_cksum();
+            builder.append(&header, body.as_bytes()).unwrap();
+        }
+        builder.finish().unwrap();
+        drop(builder);
+        file
+    }
+
+    fn cpio_of(tree: &Tree) -> Vec<(String, u32, u32, u32, Vec<u8>)> {
+        let bytes = tree.write_cpio(Vec::new(), 77).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut entries = Vec::new();
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                return entries;
+            }
+            let mut content = Vec::new();
+            reader.read_to_end(&mut content).unwrap();
+            let entry = reader.entry();
+            let (ino, nlink) = (entry.ino(), entry.nlink());
+            assert_eq!(entry.mtime(), 77);
+            entries.push((entry.name().to_owned(), entry.mode(), ino, nlink, content));
+            rest = reader.finish().unwrap();
+        }
+    }
+
+    use tar::EntryType::{Char, Directory, Link, Regular, Symlink};
+
+    #[test]
+    fn entries_are_sorted_and_folders_come_first() {
+        let tar = tar_of(&[
+            ("./", Directory, ""),
+            ("./b/", Directory, ""),
+            ("./b/file", Regular, "text"),
+            ("./a-z", Symlink, "b/file"),
+            ("./dev/null", Char, ""),
+            ("./a/", Directory, ""),
+            ("./a/x", Regular, ""),
+        ]);
+        let tree = Tree::from_tar(tar.path()).unwrap();
+        let entries = cpio_of(&tree);
+        let names: Vec<_> = entries.iter().map(|e| e.0.as_str()).collect();
+        assert_eq!(names, ["a", "a-z", "a/x", "b", "b/file"]);
+        assert_eq!(entries[0].1, 0o040_755);
+        assert_eq!((entries[1].1, entries[1].4.as_slice()), (0o120_755, b"b/file".as_slice()));
+        assert_eq!((entries[4].1, entries[4].4.as_slice()), (0o100_755, b"text".as_slice()));
+        assert_eq!(tree.content_size(), 4);
+        assert_eq!(tree.read("b/file").unwrap().unwrap(), b"text");
+        assert_eq!(tree.read("b").unwrap(), None);
+    }
+
+    #[test]
+    fn hard_links_share_a_number_and_carry_their_bytes_once_with_the_first_name() {
+        let tar = tar_of(&[("z", Regular, "body"), ("a", Link, "./z"), ("m", Link, "a")]);
+        let entries = cpio_of(&Tree::from_tar(tar.path()).unwrap());
+        assert!(entries.iter().all(|e| e.2 == entries[0].2 && e.3 == 3), "{entries:?}");
+        let sizes: Vec<_> = entries.iter().map(|e| (e.0.as_str(), e.4.len())).collect();
+        assert_eq!(sizes, [("a", 4), ("m", 0), ("z", 0)]);
+    }
+
+    #[test]
+    fn what_cannot_be_in_an_archive_is_refused_by_name() {
+        for (entries, part) in [
+            (vec![("../etc/passwd", Regular, "x")], "leaves the root"),
+            (vec![("a", Link, "gone")], "hard link"),
+            (vec![("a", Link, "../x")], "leaves the root"),
+            (vec![("TRAILER!!!", Regular, "x")], "ends an archive"),
+            (vec![("a", Symlink, "")], "empty"),
+        ] {
+            let error = Tree::from_tar(tar_of(&entries).path()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(clean(b"a\xff").is_err());
+        assert!(clean(b"a\0b").is_err());
+        assert_eq!(clean(b"/./a//b/").unwrap().as_deref(), Some("a/b"));
+        assert_eq!(clean(b"./").unwrap(), None);
+    }
+
+    #[test]
+    fn a_tar_that_is_cut_off_is_noticed() {
+        let tar = tar_of(&[("a", Regular, &"x".repeat(4000))]);
+        tar.as_file().set_len(1500).unwrap();
+        let outcome = Tree::from_tar(tar.path()).and_then(|t| t.write_cpio(io::sink(), 0));
+        assert!(outcome.is_err());
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_packed_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("f"), "long text").unwrap();
+        let tree = Tree::from_folder(folder.path()).unwrap();
+        std::fs::write(folder.path().join("f"), "short").unwrap();
+        let error = tree.write_cpio(io::sink(), 0).unwrap_err().to_string();
+        assert!(error.contains("only 5 of its 9 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_becomes_roots_with_two_modes() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("etc")).unwrap();
+        std::fs::write(at("etc/run"), "#!").unwrap();
+        let odd = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(at("etc/run"), odd).unwrap();
+        std::os::unix::fs::symlink("run", at("etc/link")).unwrap();
+        let tree = Tree::from_folder(folder.path()).unwrap();
+        let modes: Vec<_> = tree.nodes.iter().map(|(p, n)| (p.as_str(), n.mode, n.uid)).collect();
+        assert_eq!(modes, [("etc", 0o755, 0), ("etc/link", 0o777, 0), ("etc/run", 0o755, 0)]);
     }
 }

@@ -46,10 +46,15 @@ impl Cache {
     /// Removes what an interrupted build left: nobody else is at work while we hold the lock.
     fn sweep(&self) -> Result<()> {
         let work = self.folder.join("work");
-        for entry in std::fs::read_dir(&work).with_context(|| format!("reading {}", work.display()))? {
+        for entry in
+            std::fs::read_dir(&work).with_context(|| format!("reading {}", work.display()))?
+        {
             let path = entry?.path();
-            let removed =
-                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
             removed.with_context(|| format!("removing {}", path.display()))?;
         }
         Ok(())

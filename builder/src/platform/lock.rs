@@ -186,11 +186,13 @@ impl Lock {
             }
             let path = &package.filename;
             let odd = |part: &str| part.is_empty() || part.starts_with('.');
-            if path.split('/').any(odd) || !path.split('/').all(|part| is_plain(part)) {
-                problems.push(format!("package {name}: filename {path:?} is no path in an archive"));
+            if path.split('/').any(odd) || !path.split('/').all(is_plain) {
+                problems
+                    .push(format!("package {name}: filename {path:?} is no path in an archive"));
             }
             if super::apt::ARCHIVES.iter().all(|archive| archive.name != package.archive) {
-                problems.push(format!("package {name}: archive {:?} is not known", package.archive));
+                problems
+                    .push(format!("package {name}: archive {:?} is not known", package.archive));
             }
             for &needed in &package.uses {
                 if !seen.insert((name.clone(), needed)) {
@@ -236,16 +238,10 @@ pub fn epoch_of(stamp: &str) -> Option<u32> {
 
 /// The stamp of a time in seconds since 1970.
 pub fn stamp_of(epoch: u32) -> String {
-    let t = OffsetDateTime::from_unix_timestamp(i64::from(epoch))
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let t =
+        OffsetDateTime::from_unix_timestamp(i64::from(epoch)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (month, day) = (u8::from(t.month()), t.day());
-    format!(
-        "{:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
-        t.year(),
-        t.hour(),
-        t.minute(),
-        t.second()
-    )
+    format!("{:04}{month:02}{day:02}T{:02}{:02}{:02}Z", t.year(), t.hour(), t.minute(), t.second())
 }
 
 fn is_sha256(text: &str) -> bool {
@@ -258,4 +254,126 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.:~_%".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn package(name: &str, uses: &[Use]) -> Package {
+        Package {
+            name: name.to_owned(),
+            version: "1:2.38-5+deb12u1~x".to_owned(),
+            architecture: "amd64".to_owned(),
+            sha256: "a".repeat(64),
+            size: 7,
+            archive: "debian".to_owned(),
+            filename: format!("pool/main/x/{name}_2.38-5+deb12u1~x_amd64.deb"),
+            uses: uses.iter().copied().collect(),
+        }
+    }
+
+    fn lock() -> Lock {
+        Lock {
+            version: VERSION,
+            stamp: "20260131T235959Z".to_owned(),
+            suite: "bookworm".to_owned(),
+            recipe: "b".repeat(64),
+            kernel: "6.1.0-40-amd64".to_owned(),
+            zfs: "2.1.11-1+deb12u1".to_owned(),
+            modules_sha256: None,
+            packages: vec![
+                package("bash", &[Use::Root, Use::Modules]),
+                package("linux-image-6.1.0-40-amd64", &[Use::Kernel]),
+                package("zfs-dkms", &[Use::Zfs]),
+            ],
+        }
+    }
+
+    fn parse(text: &str) -> Result<Lock, Error> {
+        Lock::parse(text, Path::new("platform.lock"))
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for digest in [None, Some("c".repeat(64))] {
+            let lock = Lock { modules_sha256: digest, ..lock() };
+            assert_eq!(parse(&lock.to_text().unwrap()).unwrap(), lock);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Lock::read(&folder.path().join("none")).unwrap(), None);
+        assert!(matches!(Lock::read(folder.path()), Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let mut bad = lock();
+        bad.version = 9;
+        bad.stamp = "yesterday".to_owned();
+        bad.kernel = "6.1 ; rm".to_owned();
+        bad.packages[0].sha256 = "A".repeat(64);
+        bad.packages[0].filename = "pool/../../etc/passwd".to_owned();
+        bad.packages[0].archive = "elsewhere".to_owned();
+        bad.packages[1].name = "--option".to_owned();
+        bad.packages[2].uses.clear();
+        let text = parse(&bad.to_text().unwrap()).unwrap_err().to_string();
+        for part in [
+            "version is 9",
+            "yesterday",
+            "6.1 ; rm",
+            "bash: sha256",
+            "pool/../../etc",
+            "elsewhere",
+            "--option",
+            "0 packages for the ZFS source",
+            "--update-lock",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_package_cannot_be_there_twice_for_one_use() {
+        let mut bad = lock();
+        bad.packages.push(package("bash", &[Use::Modules]));
+        assert!(bad.problems().iter().any(|p| p.contains("bash is there twice")));
+        // One version for the root and another for the compiler is fine.
+        let mut good = lock();
+        good.packages[0].uses.remove(&Use::Modules);
+        good.packages.push(package("bash", &[Use::Modules]));
+        assert_eq!(good.problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_place() {
+        let text = lock().to_text().unwrap().replace("suite = ", "suite ");
+        let error = parse(&text).unwrap_err();
+        assert!(matches!(error, Error::Form { .. }));
+        assert!(error.to_string().contains("line"), "{error}");
+        assert!(parse("surprise = 1").is_err());
+        assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn stamps_are_times() {
+        assert_eq!(epoch_of("19700101T000001Z"), Some(1));
+        assert_eq!(stamp_of(1), "19700101T000001Z");
+        for bad in ["", "20260231T000000Z", "22000101T000000Z", "19691231T235959Z", "2026"] {
+            assert_eq!(epoch_of(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_survives_being_a_stamp(epoch: u32) {
+            prop_assert_eq!(epoch_of(&stamp_of(epoch)), Some(epoch));
+        }
+
+        #[test]
+        fn no_text_is_too_odd_to_refuse(text in "\\PC*") {
+            prop_assert!(parse(&text).is_err());
+        }
+    }
 }

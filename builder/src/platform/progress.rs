@@ -62,7 +62,8 @@ impl Progress {
         let head = format!("[{}/{}] {name}", self.timings.len() + 1, self.total);
         let bar = self.terminal.then(|| {
             let bar = ProgressBar::new_spinner().with_message("");
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {spinner} {elapsed} {msg:.dim}")
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix} {spinner} {elapsed} {msg:.dim}")
             {
                 bar.set_style(style);
             }

@@ -38,7 +38,15 @@ pub const EDITION: &str = "1";
 /// file system that systemd mounts, or is apt's: the platform is never changed by packages.
 pub fn keeps(path: &str) -> bool {
     const BELOW: [&str; 9] = [
-        "dev/", "proc/", "sys/", "run/", "tmp/", "boot/", "etc/apt/", "var/lib/apt/", "var/cache/apt/",
+        "dev/",
+        "proc/",
+        "sys/",
+        "run/",
+        "tmp/",
+        "boot/",
+        "etc/apt/",
+        "var/lib/apt/",
+        "var/cache/apt/",
     ];
     const SELF: [&str; 3] = ["etc/apt", "var/lib/apt", "var/cache/apt"];
     !SELF.contains(&path)
@@ -48,7 +56,9 @@ pub fn keeps(path: &str) -> bool {
 
 /// The words of a list of the recipe.
 pub fn names(list: &str) -> impl Iterator<Item = &str> {
-    list.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|l| !l.is_empty())
+    list.lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter(|l| !l.is_empty())
 }
 
 /// Digest of the package lists: a lock that was made from others does not fit.

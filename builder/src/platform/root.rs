@@ -118,7 +118,9 @@ impl Stage {
             .timeout(LIMIT)
             .on_line(on_line)
             .run()
-            .with_context(|| format!("bootstrapping a root in {}", std::env::temp_dir().display()))?;
+            .with_context(|| {
+                format!("bootstrapping a root in {}", std::env::temp_dir().display())
+            })?;
         Ok(())
     }
 }
@@ -234,7 +236,8 @@ pub fn bootstrap_root(
     let tar = work.path().join("root.tar");
     stage.bootstrap(lock, Use::Root, &hook, &tar, on_line)?;
     let place = cache.part("root", &root_key(lock, modules_sha256));
-    std::fs::rename(&tar, &place).with_context(|| format!("renaming the root to {}", place.display()))
+    std::fs::rename(&tar, &place)
+        .with_context(|| format!("renaming the root to {}", place.display()))
 }
 
 /// The digest of the compiled modules, checked against the lock's when that has one.

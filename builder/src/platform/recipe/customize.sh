@@ -47,13 +47,12 @@ unit_off apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.tim
     systemd-firstboot.service systemd-machine-id-commit.service systemd-pcrphase.service \
     systemd-pcrphase-initrd.service systemd-pcrphase-sysinit.service systemd-random-seed.service \
     systemd-journal-flush.service systemd-networkd-wait-online.service systemd-networkd.service \
-    systemd-timesyncd.service getty-static.service
+    systemd-timesyncd.service getty-static.service systemd-binfmt.service \
+    proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount
 # Pools are imported, and their datasets mounted, by our own services.
+find "$root/etc/systemd/system" -name 'zfs*' -delete
 unit_off zfs-import-cache.service zfs-import-scan.service zfs-import.target zfs-mount.service \
     zfs-share.service zfs-volume-wait.service zfs-volumes.target zfs-zed.service zfs.target
-rm -rf "$root"/etc/systemd/system/zfs* "$root"/etc/systemd/system/multi-user.target.wants/zfs*
-unit_off zfs-import-cache.service zfs-import-scan.service zfs-mount.service zfs-share.service \
-    zfs-volume-wait.service zfs-zed.service
 chroot "$root" systemctl enable ssh.service chrony.service >/dev/null 2>&1
 chroot "$root" systemctl set-default multi-user.target >/dev/null 2>&1
 
@@ -71,7 +70,7 @@ rm -rf usr/lib/python3* usr/share/python3 usr/bin/python3* usr/bin/pydoc3* usr/b
     usr/bin/arcstat usr/bin/dbufstat usr/share/lintian usr/share/bug usr/share/bash-completion
 rm -rf usr/lib/udev/hwdb.d usr/lib/udev/hwdb.bin etc/udev/hwdb.bin
 rm -rf usr/share/man usr/share/info usr/share/locale usr/share/i18n usr/share/zoneinfo/right \
-    usr/share/zoneinfo/posix usr/share/doc-base usr/share/common-licenses.orig \
+    usr/share/zoneinfo/posix usr/share/doc-base \
     usr/lib/systemd/catalog var/lib/systemd/catalog usr/share/initramfs-tools usr/lib/x86_64-linux-gnu/gconv \
     usr/share/perl5/debian* usr/share/polkit-1 usr/share/zsh usr/share/nano/extra
 rm -rf var/cache/* var/log/* var/tmp/* tmp/* run/* var/lib/dpkg/info \
@@ -79,5 +78,6 @@ rm -rf var/cache/* var/log/* var/tmp/* tmp/* run/* var/lib/dpkg/info \
     var/lib/ucf var/lib/systemd/random-seed var/lib/systemd/deb-systemd-* var/lib/pam/seen \
     var/backups/* etc/*- var/cache/ldconfig/aux-cache
 rm -rf etc/zfs/zed.d etc/zfs/zpool.cache
-mkdir -p var/log/chrony var/cache var/tmp
-chmod 1777 var/tmp
+# Folders that only their package makes, not their service.
+mkdir -p var/log/chrony
+chroot . chown _chrony:_chrony /var/log/chrony
