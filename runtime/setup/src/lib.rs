@@ -12,3 +12,8 @@ pub mod real;
 pub mod record;
 pub mod run;
 pub mod steps;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

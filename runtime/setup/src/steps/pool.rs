@@ -48,6 +48,7 @@ pub fn ready(context: &mut Context<'_>) -> Result<bool> {
     let machine = context.machine;
     if context.key.is_some() && context.record.id.is_empty() {
         context.record.id = super::config::id(machine)?.unwrap_or_default();
+        context.record.start_time = machine.now();
     }
     let id = context.record.id.clone();
     let known = context.key.is_some() && !id.is_empty();
