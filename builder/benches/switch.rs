@@ -48,7 +48,7 @@ fn main() {
     let mut got = 0;
     while got < total {
         got += receiver.read(&mut bytes).unwrap();
-        drop(told.send(got));
+        let _ = told.send(got);
     }
     let seconds = begin.elapsed().as_secs_f64();
     let rate = total as f64 / seconds / 1e6;

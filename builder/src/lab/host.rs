@@ -75,7 +75,7 @@ pub fn warnings(machines: &[MachineSpec], dir: &Path) -> Vec<String> {
     }
     let wanted = machines.len() as u64 * (2 << 10);
     if let Ok(fs) = rustix::fs::statvfs(dir) {
-        let free = fs.f_bavail * fs.f_frsize >> 20;
+        let free = (fs.f_bavail * fs.f_frsize) >> 20;
         if free < wanted {
             out.push(format!(
                 "only {free} MiB are free in {}; disks grow as they are written to, {wanted} MiB is a usual need",
