@@ -15,17 +15,20 @@ use headnode::lab::Firmware;
 /// the machine that runs the tests may be a slow one.
 const BOOT: Duration = Duration::from_secs(300);
 
+/// The steps of first boot in which the headnode's plug is pulled, one after the other.
+const CUTS: [&str; 3] = ["pool_created: started", "key_copied: started", "services_started: started"];
+
 #[test]
-fn e2e_spine_bios() {
-    spine(Firmware::Bios);
+fn e2e_spine_bios_with_power_cuts() {
+    spine(Firmware::Bios, &CUTS);
 }
 
 #[test]
 fn e2e_spine_uefi() {
-    spine(Firmware::Uefi);
+    spine(Firmware::Uefi, &[]);
 }
 
-fn spine(firmware: Firmware) {
+fn spine(firmware: Firmware, cuts: &[&str]) {
     let mut options = e2e::options("good", &format!("spine-{firmware:?}").to_lowercase());
     options.firmware = firmware;
     options.nodes = 2;
@@ -35,8 +38,15 @@ fn spine(firmware: Firmware) {
     let dc = Datacenter::up(&options);
     let word = format!("{firmware:?}");
 
+    for cut in cuts {
+        let seconds = dc.wait("headnode", cut, BOOT);
+        dc.lab.machine("headnode").power_kill().unwrap();
+        println!("{word}: plug pulled {seconds:.1} s after power-on, at {cut:?}");
+        dc.lab.machine("headnode").power_on().unwrap();
+    }
     let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
-    figure(&format!("{word}: headnode, power-on to set up"), seconds, 90.0);
+    let what = if cuts.is_empty() { "power-on to set up" } else { "power-on after cuts to set up" };
+    figure(&format!("{word}: headnode, {what}"), seconds, 90.0);
 
     for node in ["node1", "node2"] {
         dc.lab.machine(node).power_on().unwrap();
