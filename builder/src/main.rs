@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The command `headnode`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    headnode::cli::run()
+}

@@ -5,7 +5,7 @@ use reqwest::Method;
 use uuid::Uuid;
 
 use crate::http::{Call, Service};
-use crate::{Accepted, Error, Timeouts};
+use crate::{Error, Timeouts};
 
 /// The agent of one machine.
 #[derive(Debug, Clone)]
@@ -43,7 +43,8 @@ impl Agent {
     pub async fn post_task(&self, request: &TaskRequest) -> Result<Uuid, Error> {
         let body = crate::cnapi::to_value(request, self.base_url())?;
         let call = Call::with_body(Method::POST, "/tasks", &body);
-        Ok(self.service.call(call).await?.json::<Accepted>()?.id)
+        let answer = self.service.call(call).await?;
+        answer.task()?.ok_or_else(|| answer.decode_error("it has no `id`".to_owned()))
     }
 
     /// A task and its history; `None` when the agent does not know it.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::http::{Call, Service};
-use crate::{Accepted, Error, Ping, Platforms, ServerQuery, SetupParams, Timeouts};
+use crate::{Error, Ping, Platforms, ServerQuery, SetupParams, Timeouts};
 
 /// How long one `GET /tasks/:id/wait` is held; shorter than what drops idle connections.
 const WAIT_SLICE: Duration = Duration::from_secs(20);
@@ -162,24 +162,30 @@ impl Cnapi {
         self.send(Method::POST, format!("/servers/{uuid}/events/status"), status).await
     }
 
-    /// Begins the setup of a server and returns the job's id; [`Cnapi::wait_task`] follows it.
+    /// Begins the setup of a server and returns the job's id, which [`Cnapi::wait_task`] follows;
+    /// `None` when the server is set up already. A setup that runs is not begun twice.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn setup_server(&self, uuid: Uuid, params: &SetupParams) -> Result<Uuid, Error> {
+    pub async fn setup_server(
+        &self,
+        uuid: Uuid,
+        params: &SetupParams,
+    ) -> Result<Option<Uuid>, Error> {
         let body = to_value(params, self.base_url())?;
         let call = Call::with_body(Method::PUT, format!("/servers/{uuid}/setup"), &body);
-        Ok(self.service.call(call).await?.json::<Accepted>()?.id)
+        self.service.call(call).await?.task()
     }
 
-    /// Reboots a server and returns the job's id.
+    /// Reboots a server and returns the id of the job, which ends when the server is back.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn reboot_server(&self, uuid: Uuid) -> Result<Uuid, Error> {
         let body = json!({});
         let call = Call::with_body(Method::POST, format!("/servers/{uuid}/reboot"), &body);
-        Ok(self.service.call(call).await?.json::<Accepted>()?.id)
+        let answer = self.service.call(call).await?;
+        answer.task()?.ok_or_else(|| answer.decode_error("it names no job".to_owned()))
     }
 
     /// What a server boots; `None` when CNAPI does not know the server.

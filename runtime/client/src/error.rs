@@ -41,9 +41,9 @@ pub enum Error {
         /// HTTP status.
         status: u16,
         /// Code, message and wrong fields.
-        body: ErrorBody,
+        body: Box<ErrorBody>,
         /// Request id under which the other side logged the call.
-        request_id: Option<String>,
+        request_id: Option<Box<str>>,
     },
     /// The answer is not what it should be: another service or version listens there.
     #[error("{method} {url} answered {status}, but the answer is not understood: {reason}")]

@@ -96,13 +96,23 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The id of the task that the call began; `None` when there was nothing to do (204).
+    pub fn task(&self) -> Result<Option<Uuid>, Error> {
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        match self.json::<crate::types::Accepted>()?.task() {
+            Some(id) => Ok(Some(id)),
+            None => Err(self.decode_error("it has neither `id` nor `job_uuid`".to_owned())),
+        }
+    }
+
+    pub fn decode_error(&self, reason: String) -> Error {
+        Error::Decode { method: self.method, url: self.url.clone(), status: self.status, reason }
+    }
+
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.bytes).map_err(|error| Error::Decode {
-            method: self.method,
-            url: self.url.clone(),
-            status: self.status,
-            reason: error.to_string(),
-        })
+        serde_json::from_slice(&self.bytes).map_err(|error| self.decode_error(error.to_string()))
     }
 }
 
@@ -197,12 +207,12 @@ impl Service {
             .headers()
             .get(REQUEST_ID_HEADER)
             .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
+            .map(Box::from);
         Err(Error::Api {
             method: call.method_name(),
             url: url.to_string(),
             status: status.as_u16(),
-            body: error_body(status, &bytes),
+            body: Box::new(error_body(status, &bytes)),
             request_id,
         })
     }

@@ -26,4 +26,4 @@ pub use agent::Agent;
 pub use cnapi::{BootTarget, Cnapi};
 pub use error::Error;
 pub use http::{Timeouts, current_request_id, with_request_id};
-pub use types::{Accepted, Ping, PlatformInfo, Platforms, ServerQuery, SetupParams};
+pub use types::{Ping, PlatformInfo, Platforms, ServerQuery, SetupParams};

@@ -80,12 +80,21 @@ pub struct SetupParams {
     pub other: Map<String, Value>,
 }
 
-/// The answer to a call that began a task.
+/// The answer to a call that began a task. Triton names the id `job_uuid` where a job runs, and
+/// `id` elsewhere; ours give both, with the same value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accepted {
-    /// The task's id, for `GET /tasks/:id`; Triton calls it `job_uuid` where a job runs.
-    #[serde(alias = "job_uuid")]
-    pub id: Uuid,
+pub(crate) struct Accepted {
+    #[serde(default)]
+    id: Option<Uuid>,
+    #[serde(default)]
+    job_uuid: Option<Uuid>,
+}
+
+impl Accepted {
+    /// The task's id, for `GET /tasks/:id`.
+    pub(crate) fn task(self) -> Option<Uuid> {
+        self.id.or(self.job_uuid)
+    }
 }
 
 /// The answer of `GET /ping`.

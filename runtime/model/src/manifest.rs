@@ -26,6 +26,9 @@ pub struct Manifest {
     pub platforms: Vec<Platform>,
     /// The control services and other programs in it.
     pub services: Vec<Service>,
+    /// Boot firmware in it: programs of others, with licence and origin.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firmware: Vec<Firmware>,
     /// Every file of the key's tree, sorted by path.
     pub files: Vec<File>,
     /// The image as a whole; only beside the image.
@@ -55,6 +58,28 @@ pub struct Service {
     /// Its size in bytes.
     pub size: u64,
     /// SHA-256 of the program in hex.
+    pub sha256: String,
+}
+
+/// A program of others that starts or boots machines: a loader or network boot firmware.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firmware {
+    /// Its name: `iPXE for BIOS`.
+    pub name: String,
+    /// The Debian package that it comes from.
+    pub package: String,
+    /// The package's version.
+    pub version: String,
+    /// Its licence, as an SPDX expression.
+    pub licence: String,
+    /// Where its sources are.
+    pub origin: String,
+    /// Where it lies: a path on the key; or a partition's name, a colon and a path on it
+    /// (`loader:efi/boot/bootx64.efi`), without a path when the partition holds it raw (`boot:`).
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// SHA-256 in hex.
     pub sha256: String,
 }
 

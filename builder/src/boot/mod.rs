@@ -1,0 +1,3 @@
+//! Boot loaders: which program goes where on an image, and how it is configured.
+
+pub mod grub;

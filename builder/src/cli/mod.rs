@@ -1,0 +1,73 @@
+//! The verbs of the command line, one file each: arguments in, calls out, text or JSON out.
+
+pub mod build;
+pub mod inspect;
+pub mod interrupt;
+pub mod lab;
+pub mod platform;
+pub mod progress;
+pub mod verify;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+/// Builds headnode images, looks into them, and tries them out.
+#[derive(Debug, clap::Parser)]
+#[command(version, about, long_about = LONG_ABOUT)]
+pub struct Cli {
+    /// More about what is done, on standard error; twice for debugging
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const LONG_ABOUT: &str = "Builds headnode images, looks into them, and tries them out.
+
+An image is a disk: written to a USB key, or given to a virtual machine, it starts the headnode of a
+datacenter, which then boots all other machines over the network.
+
+Exit codes: 0 it worked, 1 it failed or what was checked is damaged, 2 wrong arguments.";
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Build(build::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Lab(lab::Args),
+    /// Make platform images
+    Platform(platform::Platform),
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let cli = <Cli as clap::Parser>::parse();
+    let level = match cli.verbose {
+        0 if matches!(cli.verb, Verb::Lab(_)) => "info",
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let result = match cli.verb {
+        Verb::Build(args) => build::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Verify(args) => verify::run(args),
+        Verb::Lab(args) => lab::run(args),
+        Verb::Platform(args) => platform::run(args).map(|()| ExitCode::SUCCESS),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("headnode: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The files of a lab's machines: the image's overlay, blank disks, firmware variables.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use headnode_command::Command;
+
+use super::host;
+use super::paths::Paths;
+use super::spec::{Firmware, LabSpec, MachineSpec, Rom};
+
+/// Zeros of this length are left out of the unpacked image.
+const HOLE: usize = 64 << 10;
+
+/// The name of the headnode's boot disk in its folder.
+pub const KEY_FILE: &str = "key.qcow2";
+/// The name of a UEFI machine's variables in its folder.
+pub const VARS_FILE: &str = "vars.fd";
+
+/// What a node's make-believe PXE ROM does: ask as a plain ROM would, and load what it is told.
+///
+/// The user class must be gone when the loaded program starts: iPXE passes its settings on in the
+/// DHCP packets that it keeps for it, and `undionly.kpxe` would then not call itself iPXE.
+pub const PXE_ROM_SCRIPT: &str = "#!ipxe
+echo lab: PXE ROM of ${net0/mac}
+:retry
+set user-class PXEClient-lab
+dhcp net0 || goto retry
+clear user-class
+echo lab: PXE ROM loads ${filename} from ${next-server}
+chain tftp://${next-server}/${filename} ||
+echo lab: PXE ROM tries again
+sleep 2
+goto retry
+";
+
+/// The name of a data disk in its machine's folder.
+pub fn disk_file(index: usize) -> String {
+    format!("disk{index}.raw")
+}
+
+/// Finds the image and says what is wrong with it.
+///
+/// # Errors
+/// When it is not there or no file.
+pub fn check_image(image: &Path) -> Result<()> {
+    let meta = std::fs::metadata(image)
+        .with_context(|| format!("opening the image {}", image.display()))?;
+    if !meta.is_file() {
+        bail!("the image {} is no file", image.display());
+    }
+    if meta.len() == 0 {
+        bail!("the image {} is empty", image.display());
+    }
+    Ok(())
+}
+
+/// Makes the lab's ssh key unless it is there; returns the private key's path.
+///
+/// # Errors
+/// When the folder cannot be written to, or `ssh-keygen` fails.
+pub fn make_key(paths: &Paths) -> Result<PathBuf> {
+    let key = paths.file("id_ed25519");
+    if !key.exists() {
+        std::fs::create_dir_all(paths.dir())
+            .with_context(|| format!("making the folder {}", paths.dir().display()))?;
+        Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "headnode-lab", "-f"])
+            .arg(&key)
+            .run()
+            .context("making the lab's ssh key")?;
+    }
+    Ok(key)
+}
+
+/// Makes all files of all machines. The image itself is only read.
+///
+/// # Errors
+/// When the image cannot be read or the lab's folder not be written to.
+pub fn prepare(paths: &Paths, spec: &LabSpec) -> Result<()> {
+    let image = unpack(&spec.image, &paths.file("image.raw"))?;
+    if spec.machines.iter().any(|m| m.rom == Some(Rom::Pxe) && m.firmware == Firmware::Bios) {
+        std::fs::write(paths.file("pxe-rom.ipxe"), PXE_ROM_SCRIPT)
+            .context("writing the PXE ROM's script")?;
+    }
+    for machine in &spec.machines {
+        prepare_machine(paths, machine, &image)
+            .with_context(|| format!("making the files of {}", machine.name))?;
+    }
+    Ok(())
+}
+
+fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result<()> {
+    let dir = paths.machine(&machine.name);
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    for (index, size) in machine.disks.iter().enumerate() {
+        let path = dir.join(disk_file(index));
+        File::create(&path)
+            .and_then(|file| file.set_len(*size))
+            .with_context(|| format!("making the blank disk {}", path.display()))?;
+    }
+    if machine.firmware == Firmware::Uefi {
+        std::fs::copy(host::OVMF_VARS, dir.join(VARS_FILE)).context("copying UEFI's variables")?;
+    }
+    if machine.key.is_some() {
+        let image = image.canonicalize().with_context(|| format!("finding {}", image.display()))?;
+        Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(image)
+            .arg(dir.join(KEY_FILE))
+            .run()
+            .context("laying an overlay over the image")?;
+    }
+    Ok(())
+}
+
+/// Unpacks a compressed image into `to`; any other is used where it lies.
+fn unpack(image: &Path, to: &Path) -> Result<PathBuf> {
+    let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let mut magic = [0; 4];
+    let known = file.read(&mut magic).with_context(|| format!("reading {}", image.display()))?;
+    file.seek(SeekFrom::Start(0))?;
+    // By content, not by name: a renamed file works too.
+    let reader: Box<dyn Read> = match &magic[..known] {
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        _ => return Ok(image.to_owned()),
+    };
+    write_sparse(reader, to)
+        .with_context(|| format!("unpacking {} to {}", image.display(), to.display()))?;
+    Ok(to.to_owned())
+}
+
+fn write_sparse(mut from: impl Read, to: &Path) -> std::io::Result<()> {
+    let mut out = File::create(to)?;
+    let mut block = vec![0; HOLE];
+    let mut length = 0;
+    loop {
+        let mut filled = 0;
+        while filled < block.len() {
+            match from.read(&mut block[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if filled == 0 {
+            return out.set_len(length);
+        }
+        if block[..filled].iter().all(|b| *b == 0) {
+            out.seek(SeekFrom::Current(filled as i64))?;
+        } else {
+            out.write_all(&block[..filled])?;
+        }
+        length += filled as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compressed_image_is_unpacked_sparse_and_a_raw_one_is_used_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = folder.path().join("image.img");
+        let mut bytes = vec![7u8; 100];
+        bytes.resize(5 << 20, 0);
+        bytes[3 << 20] = 9;
+        std::fs::write(&raw, &bytes).unwrap();
+        let to = folder.path().join("image.raw");
+        assert_eq!(unpack(&raw, &to).unwrap(), raw);
+        let packed = folder.path().join("image.img.zst");
+        std::fs::write(&packed, zstd::encode_all(&bytes[..], 1).unwrap()).unwrap();
+        assert_eq!(unpack(&packed, &to).unwrap(), to);
+        assert_eq!(std::fs::read(&to).unwrap(), bytes);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&bytes).unwrap();
+        let packed = folder.path().join("renamed");
+        std::fs::write(&packed, gzip.finish().unwrap()).unwrap();
+        assert_eq!(unpack(&packed, &to).unwrap(), to);
+        assert_eq!(std::fs::read(&to).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_missing_or_empty_image_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(check_image(&folder.path().join("none")).is_err());
+        let empty = folder.path().join("empty");
+        File::create(&empty).unwrap();
+        assert!(check_image(&empty).unwrap_err().to_string().contains("empty"));
+    }
+}

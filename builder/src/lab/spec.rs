@@ -1,0 +1,375 @@
+//! What a lab shall be: the options of `lab up`, and the machines that follow from them.
+//!
+//! A machine's identity depends on nothing but the lab's name and the machine's place in it:
+//!
+//! | what | value |
+//! |---|---|
+//! | admin NIC | `52:54:00:00:00:01` for the headnode, `…:02` for node1, `…:03` for node2 and so on ([`admin_mac`]) |
+//! | external NIC | `52:54:00:00:01:01`, headnode only ([`external_mac`]) |
+//! | UUID | version 5 of `LAB/MACHINE` ([`machine_uuid`]), also in SMBIOS |
+//! | disk serial numbers | `MACHINE-disk0` and so on; the key is `MACHINE-key` |
+//!
+//! MACs are the same in every lab, so that one image with one answers file fits all of them; labs
+//! cannot see each other's network.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::switch::Mac;
+
+/// How many compute nodes one lab may have: the last byte of their MAC must hold them.
+pub const MAX_NODES: u8 = 200;
+
+/// The headnode's address in QEMU's user network, where forwarded ports lead.
+pub const EXTERNAL_IP: &str = "10.0.2.15";
+
+/// The name of the first machine.
+pub const HEADNODE: &str = "headnode";
+
+/// The namespace of [`machine_uuid`].
+const NAMESPACE: Uuid = Uuid::from_u128(0x6c5d_2f1e_8f0a_4a53_9a1b_6e0c_58d3_77aa);
+
+/// What starts a machine's operating system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// EDK II (OVMF).
+    Uefi,
+}
+
+/// How the headnode's boot disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyBus {
+    /// A USB stick, as on a real headnode.
+    Usb,
+    /// A virtio disk, as in a cloud's virtual machine.
+    Virtio,
+}
+
+/// Who runs the guests' instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM when a probe guest really runs with it, else TCG.
+    Auto,
+    /// QEMU's translator; works everywhere, about ten times slower.
+    Tcg,
+    /// The processor, through Linux's KVM.
+    Kvm,
+}
+
+/// The boot ROM of a node's NIC, under BIOS. (UEFI nodes always use EDK II's own PXE client.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Rom {
+    /// Behaves as the plain PXE ROM of a real server: asks without iPXE's user class, loads by
+    /// TFTP what it is told, and offers it the UNDI interface.
+    Pxe,
+    /// QEMU's own ROM, which is iPXE and says so.
+    Ipxe,
+}
+
+/// A TCP port on 127.0.0.1 that leads to a port of the headnode's external NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// The port on 127.0.0.1; 0 takes a free one.
+    pub host: u16,
+    /// The port on the headnode.
+    pub guest: u16,
+}
+
+impl std::str::FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |t: &str| t.parse::<u16>().map_err(|_| format!("'{t}' is no port (0 to 65535)"));
+        let (host, guest) = text
+            .split_once(':')
+            .ok_or_else(|| format!("'{text}' is not HOST:GUEST, for example 8080:80"))?;
+        let guest = port(guest)?;
+        if guest == 0 {
+            return Err(format!("'{text}' names port 0 of the headnode"));
+        }
+        Ok(Self { host: port(host)?, guest })
+    }
+}
+
+/// What `lab up` is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The headnode's disk image: raw, or compressed with zstd (`.zst`) or gzip (`.gz`).
+    pub image: PathBuf,
+    /// The lab's folder.
+    pub dir: PathBuf,
+    /// The lab's name; identities depend on it.
+    pub name: String,
+    /// How many compute nodes.
+    pub nodes: u8,
+    /// The firmware of all machines.
+    pub firmware: Firmware,
+    /// The boot ROM of BIOS nodes.
+    pub rom: Rom,
+    /// How the image is attached.
+    pub key: KeyBus,
+    /// Sizes of the headnode's data disks, bytes.
+    pub disks: Vec<u64>,
+    /// Sizes of each node's disks, bytes.
+    pub node_disks: Vec<u64>,
+    /// The headnode's memory, MiB.
+    pub memory: u32,
+    /// Each node's memory, MiB.
+    pub node_memory: u32,
+    /// Who runs the guests.
+    pub accel: Accel,
+    /// Where the traffic is recorded.
+    pub record: Option<PathBuf>,
+    /// Ports on 127.0.0.1 besides ssh's.
+    pub forwards: Vec<Forward>,
+    /// The private key for `lab ssh`, when it is not the lab's own.
+    pub ssh_key: Option<PathBuf>,
+    /// Leave the nodes powered off at first.
+    pub nodes_off: bool,
+    /// The `headnode` program that becomes the supervisor; `None` is the running program.
+    pub program: Option<PathBuf>,
+}
+
+impl Options {
+    /// A lab of one headnode with two disks of 8 GiB, BIOS, from this image, in this folder.
+    pub fn new(image: impl Into<PathBuf>, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            image: image.into(),
+            dir: dir.into(),
+            name: "lab".to_owned(),
+            nodes: 0,
+            firmware: Firmware::Bios,
+            rom: Rom::Pxe,
+            key: KeyBus::Usb,
+            disks: vec![8 << 30, 8 << 30],
+            node_disks: vec![8 << 30, 8 << 30],
+            memory: 2048,
+            node_memory: 1536,
+            accel: Accel::Auto,
+            record: None,
+            forwards: Vec::new(),
+            ssh_key: None,
+            nodes_off: false,
+            program: None,
+        }
+    }
+
+    /// Says what is wrong with the options, all at once.
+    ///
+    /// # Errors
+    /// One line per fault.
+    pub fn validate(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        if !is_name(&self.name) {
+            faults.push(format!(
+                "lab name '{}': use 1 to 32 of a-z, 0-9 and '-', beginning with a letter",
+                self.name
+            ));
+        }
+        if self.nodes > MAX_NODES {
+            faults.push(format!("{} nodes: at most {MAX_NODES} fit", self.nodes));
+        }
+        for (what, memory) in [("--memory", self.memory), ("--node-memory", self.node_memory)] {
+            if !(128..=1 << 20).contains(&memory) {
+                faults.push(format!("{what} {memory}: must be 128 to 1048576 MiB"));
+            }
+        }
+        for (what, disks) in [("--disks", &self.disks), ("--node-disks", &self.node_disks)] {
+            if disks.len() > 16 {
+                faults.push(format!("{what}: {} disks, at most 16 fit", disks.len()));
+            }
+            for size in disks.iter().filter(|s| !(1 << 20..=1 << 44).contains(*s)) {
+                faults.push(format!("{what}: {size} bytes: must be 1 MiB to 16 TiB"));
+            }
+        }
+        if !faults.is_empty() {
+            bail!("{}", faults.join("\n"));
+        }
+        Ok(())
+    }
+}
+
+/// Reads a size such as `8G`, `512M`, `1T` or a number of bytes.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("'{text}' is no size; write for example 8G, 512M or 1T");
+    let text_end = text.trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let (digits, shift) = match text_end.chars().last().map(|c| c.to_ascii_uppercase()) {
+        Some('K') => (&text_end[..text_end.len() - 1], 10),
+        Some('M') => (&text_end[..text_end.len() - 1], 20),
+        Some('G') => (&text_end[..text_end.len() - 1], 30),
+        Some('T') => (&text_end[..text_end.len() - 1], 40),
+        _ => (text_end, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// The admin NIC's address of the headnode (index 0) or of node `index`; the same in every lab.
+pub fn admin_mac(index: u8) -> Mac {
+    Mac([0x52, 0x54, 0, 0, 0, index.saturating_add(1)])
+}
+
+/// The address of the headnode's external NIC; the same in every lab.
+pub fn external_mac() -> Mac {
+    Mac([0x52, 0x54, 0, 0, 1, 1])
+}
+
+/// The UUID of a machine: version 5 of `LAB/MACHINE`.
+pub fn machine_uuid(lab: &str, machine: &str) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, format!("{lab}/{machine}").as_bytes())
+}
+
+/// Whether this may be the name of a lab or machine: it becomes part of paths and arguments.
+pub fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=32).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(plain)
+}
+
+/// One machine, as it is built every time that it is switched on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// `headnode`, `node1`, `node2` …
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its admin NIC's address.
+    pub admin_mac: String,
+    /// Its external NIC's address; the headnode only.
+    pub external_mac: Option<String>,
+    /// Its firmware.
+    pub firmware: Firmware,
+    /// Its NIC's boot ROM; `None` for the headnode, which boots from its key.
+    pub rom: Option<Rom>,
+    /// How its key is attached; `None` for nodes.
+    pub key: Option<KeyBus>,
+    /// Sizes of its data disks, bytes.
+    pub disks: Vec<u64>,
+    /// Its memory, MiB.
+    pub memory: u32,
+    /// Its processors.
+    pub cpus: u8,
+    /// Forwarded ports, all with their host side chosen; ssh's is the first.
+    pub forwards: Vec<Forward>,
+    /// Whether it is switched on with the lab.
+    pub start: bool,
+}
+
+/// A whole lab, as `lab.json` keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabSpec {
+    /// The lab's name.
+    pub name: String,
+    /// The image that it was made from.
+    pub image: PathBuf,
+    /// TCG or KVM, decided.
+    pub accel: Accel,
+    /// Where the traffic is recorded.
+    pub record: Option<PathBuf>,
+    /// The private key for ssh.
+    pub ssh_key: PathBuf,
+    /// The headnode, then the nodes.
+    pub machines: Vec<MachineSpec>,
+}
+
+impl LabSpec {
+    /// The machine of this name.
+    ///
+    /// # Errors
+    /// When there is none; the message lists those that there are.
+    pub fn machine(&self, name: &str) -> Result<&MachineSpec> {
+        self.machines.iter().find(|m| m.name == name).with_context(|| {
+            let names: Vec<_> = self.machines.iter().map(|m| m.name.as_str()).collect();
+            format!("the lab has no machine '{name}'; it has {}", names.join(", "))
+        })
+    }
+}
+
+/// The machines that the options ask for. `forwards` is ssh's port and the others, all chosen.
+pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
+    let machine = |name: String, index: u8| MachineSpec {
+        uuid: machine_uuid(&options.name, &name),
+        admin_mac: admin_mac(index).to_string(),
+        external_mac: None,
+        firmware: options.firmware,
+        rom: Some(options.rom),
+        key: None,
+        disks: options.node_disks.clone(),
+        memory: options.node_memory,
+        cpus: 1,
+        forwards: Vec::new(),
+        start: !options.nodes_off,
+        name,
+    };
+    let headnode = MachineSpec {
+        external_mac: Some(external_mac().to_string()),
+        rom: None,
+        key: Some(options.key),
+        disks: options.disks.clone(),
+        memory: options.memory,
+        cpus: 2,
+        forwards,
+        start: true,
+        ..machine(HEADNODE.to_owned(), 0)
+    };
+    std::iter::once(headnode)
+        .chain((1..=options.nodes).map(|i| machine(format!("node{i}"), i)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(parse_size("8G"), Ok(8 << 30));
+        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        for bad in ["", "G", "8X", "-1G", "99999999999T", "8 G"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn identities_are_the_documented_ones() {
+        assert_eq!(admin_mac(0).to_string(), "52:54:00:00:00:01");
+        assert_eq!(admin_mac(2).to_string(), "52:54:00:00:00:03");
+        assert_eq!(external_mac().to_string(), "52:54:00:00:01:01");
+        let uuid = machine_uuid("lab", "node1");
+        assert_eq!(uuid, machine_uuid("lab", "node1"));
+        assert_ne!(uuid, machine_uuid("lab2", "node1"));
+        assert_eq!(uuid.get_version_num(), 5);
+    }
+
+    #[test]
+    fn all_faults_of_the_options_are_told_at_once() {
+        let mut options = Options::new("image", "dir");
+        options.name = "Bad/../name".to_owned();
+        options.memory = 1;
+        options.node_disks = vec![5];
+        let text = options.validate().unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn forwards_are_read() {
+        assert_eq!("8080:80".parse(), Ok(Forward { host: 8080, guest: 80 }));
+        assert!("8080".parse::<Forward>().is_err());
+        assert!("8080:0".parse::<Forward>().is_err());
+        assert!("70000:80".parse::<Forward>().is_err());
+    }
+}

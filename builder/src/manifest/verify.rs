@@ -1,0 +1,336 @@
+//! Checks an image against its manifest: every range, every partition, every file, the firmware
+//! outside of the key's file system too.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use headnode_model::manifest::{Image, Manifest};
+use headnode_model::paths;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::image::SECTOR;
+use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
+use crate::image::fat::{Node, Volume};
+use crate::image::gpt::Table;
+use crate::image::output::hex;
+use crate::image::reader::ImageFile;
+
+/// The largest manifest that is read from an image, in bytes.
+const MAX_MANIFEST: u64 = 64 << 20;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The image.
+    pub image: PathBuf,
+    /// The manifest that it was checked against; absent when only the key's own one was there.
+    pub manifest: Option<PathBuf>,
+    /// Number of files whose content was checked.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is damaged; empty when all is well.
+    pub damage: Vec<Damage>,
+}
+
+/// Something that is not as the manifest says.
+#[derive(Debug, Serialize)]
+pub struct Damage {
+    /// A path on the key, or a part of the disk.
+    pub what: String,
+    /// In which way.
+    pub why: String,
+}
+
+/// Checks an image. `progress` is called with the bytes looked at so far and those in all.
+///
+/// # Errors
+/// When the image cannot be read at all, or there is no manifest to check it against. What is
+/// merely damaged is in the report.
+pub fn verify(
+    path: &Path,
+    manifest: Option<&Path>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<Report> {
+    let mut image = ImageFile::open(path, &mut |bytes| progress(bytes, 0))
+        .with_context(|| format!("reading {}", path.display()))?;
+    let beside = manifest.map_or_else(|| super::beside(path), Path::to_owned);
+    let outer = match std::fs::read(&beside) {
+        Ok(text) => {
+            Some(Manifest::parse(&text).with_context(|| format!("reading {}", beside.display()))?)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && manifest.is_none() => None,
+        Err(error) => return Err(error).with_context(|| format!("reading {}", beside.display())),
+    };
+    let mut checker = Checker { damage: Vec::new(), done: 0, files: 0, bytes: 0, progress };
+    let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
+    let mut broken_parts = Vec::new();
+    let table = checker.table(&mut image, whole);
+    if let Some(whole) = whole {
+        broken_parts = checker.parts(&mut image, whole)?;
+    }
+    checker.key(&image, table.as_ref(), outer.as_ref())?;
+    if let Some(outer) = &outer {
+        checker.firmware(&mut image, table.as_ref(), outer)?;
+    }
+    // A broken part in which every file is whole is broken elsewhere.
+    if checker.damage.is_empty() {
+        checker.damage.extend(broken_parts);
+    }
+    Ok(Report {
+        image: path.to_owned(),
+        manifest: outer.is_some().then_some(beside),
+        files: checker.files,
+        bytes: checker.bytes,
+        damage: checker.damage,
+    })
+}
+
+struct Checker<'a> {
+    damage: Vec<Damage>,
+    done: u64,
+    files: usize,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Checker<'_> {
+    fn add(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.damage.push(Damage { what: what.into(), why: why.into() });
+    }
+
+    /// The partition table, compared with the manifest's.
+    fn table(&mut self, image: &mut ImageFile, whole: Option<&Image>) -> Option<Table> {
+        if let Some(whole) = whole
+            && whole.size != image.size
+        {
+            let why = format!("it has {} bytes instead of {}", image.size, whole.size);
+            self.add("the image's size", why);
+        }
+        let table = match Table::read(&mut image.file, image.size) {
+            Ok(table) => table,
+            Err(error) => {
+                self.add("the partition table", error.to_string());
+                return None;
+            }
+        };
+        if let Some(whole) = whole {
+            let found: Vec<_> = table
+                .partitions
+                .iter()
+                .map(|(n, p)| (*n, p.start, p.sectors, p.guid.to_string(), p.kind.to_string()))
+                .collect();
+            let expected = whole.partitions.iter().map(|p| {
+                (p.number, p.start, p.sectors, p.guid.to_lowercase(), p.type_guid.to_lowercase())
+            });
+            if found != expected.collect::<Vec<_>>() || table.guid.to_string() != whole.disk_guid {
+                self.add("the partition table", "it is not the manifest's");
+            }
+        }
+        Some(table)
+    }
+
+    /// The partitions and ranges that are not what the manifest says.
+    fn parts(&mut self, image: &mut ImageFile, whole: &Image) -> anyhow::Result<Vec<Damage>> {
+        let partitions = whole.partitions.iter().map(|p| {
+            let what = format!("partition {} ({})", p.number, p.name);
+            (what, p.start.saturating_mul(SECTOR), p.sectors.saturating_mul(SECTOR), &p.sha256)
+        });
+        let ranges = whole.ranges.iter().map(|r| {
+            (
+                format!("bytes {} to {}", r.offset, r.offset.saturating_add(r.length)),
+                r.offset,
+                r.length,
+                &r.sha256,
+            )
+        });
+        let parts: Vec<_> = partitions.chain(ranges).collect();
+        let total: u64 = parts.iter().fold(0, |sum, part| sum.saturating_add(part.2));
+        let mut broken = Vec::new();
+        for (what, offset, length, sha256) in parts {
+            let why = if offset.saturating_add(length) > image.size {
+                "the image ends before it".to_owned()
+            } else {
+                let digest = self.hash(&mut image.file, &[(offset, length)], total)?;
+                if digest == *sha256 {
+                    continue;
+                }
+                "its digest is wrong, though all files that could be read are whole: the damage is \
+                 in unused parts or in the structure of the file system"
+                    .to_owned()
+            };
+            broken.push(Damage { what, why });
+        }
+        Ok(broken)
+    }
+
+    /// The files of the key.
+    fn key(
+        &mut self,
+        image: &ImageFile,
+        table: Option<&Table>,
+        outer: Option<&Manifest>,
+    ) -> anyhow::Result<()> {
+        let place = place(image, table, ROOT_NUMBER, ROOT_START);
+        let opened = Volume::open(&image.file, place.0, place.1).and_then(|mut volume| {
+            let nodes = volume.walk()?;
+            Ok((volume, nodes))
+        });
+        let (mut volume, nodes) = match opened {
+            Ok(opened) => opened,
+            Err(error) if outer.is_none() => {
+                return Err(error).context("reading the key: there is no manifest beside the image, and none can be read from it");
+            }
+            Err(error) => {
+                self.add("the key's file system", error.to_string());
+                return Ok(());
+            }
+        };
+        let inner = match outer {
+            Some(_) => None,
+            None => Some(key_manifest(&mut volume, &nodes)?),
+        };
+        let Some(manifest) = outer.or(inner.as_ref()) else { return Ok(()) };
+        let mut found: BTreeMap<&str, &Node> = nodes
+            .iter()
+            .filter(|node| !node.folder)
+            .map(|node| (node.path.as_str(), node))
+            .collect();
+        for file in &manifest.files {
+            let Some(node) = found.remove(file.path.as_str()) else {
+                self.add(&file.path, "it is missing");
+                continue;
+            };
+            if node.size != file.size {
+                self.add(
+                    &file.path,
+                    format!("it has {} bytes instead of {}", node.size, file.size),
+                );
+                continue;
+            }
+            let extents = match volume.extents(node) {
+                Ok(extents) => extents,
+                Err(error) => {
+                    self.add(&file.path, error.to_string());
+                    continue;
+                }
+            };
+            self.files += 1;
+            self.bytes += file.size;
+            let Some(sha256) = &file.sha256 else { continue };
+            let mut disk = &image.file;
+            if self.hash(&mut disk, &extents, 0)? != *sha256 {
+                self.add(&file.path, "its content is not what was written");
+            }
+        }
+        // The manifest on the key cannot list itself, nor the file that tells its digest.
+        let unlisted = [paths::KEY_MANIFEST, crate::assemble::MANIFEST_CFG];
+        for path in found.into_keys() {
+            if outer.is_some() || !unlisted.contains(&path) {
+                self.add(path, "the manifest does not list it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Loaders outside of the key's file system.
+    fn firmware(
+        &mut self,
+        image: &mut ImageFile,
+        table: Option<&Table>,
+        manifest: &Manifest,
+    ) -> anyhow::Result<()> {
+        for entry in &manifest.firmware {
+            let Some((partition, path)) = entry.path.split_once(':') else { continue };
+            let number = table.and_then(|table| {
+                table.partitions.iter().find(|(_, p)| p.name == partition).map(|(n, _)| *n)
+            });
+            let Some(number) = number else {
+                self.add(&entry.path, "its partition is missing");
+                continue;
+            };
+            let (start, length) = place(image, table, number, ESP_START);
+            let extents = if path.is_empty() {
+                Ok(vec![(start, entry.size.min(length))])
+            } else {
+                let mut disk = &image.file;
+                Volume::open(&mut disk, start, length).and_then(|mut volume| {
+                    let nodes = volume.walk()?;
+                    match nodes.iter().find(|node| node.path == path && node.size == entry.size) {
+                        Some(node) => volume.extents(node),
+                        None => Ok(Vec::new()),
+                    }
+                })
+            };
+            match extents {
+                Err(error) => self.add(&entry.path, error.to_string()),
+                Ok(extents) => {
+                    if self.hash(&mut image.file, &extents, 0)? != entry.sha256 {
+                        self.add(&entry.path, "its content is not what was written");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// SHA-256 over parts of the disk, in hex.
+    fn hash(
+        &mut self,
+        disk: &mut (impl Read + Seek),
+        extents: &[(u64, u64)],
+        total: u64,
+    ) -> anyhow::Result<String> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        for (offset, length) in extents {
+            disk.seek(SeekFrom::Start(*offset)).context("reading the image")?;
+            let mut left = *length;
+            while left > 0 {
+                let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let part = buffer.get_mut(..count).unwrap_or_default();
+                disk.read_exact(part).context("reading the image")?;
+                hash.update(part);
+                left -= count as u64;
+                self.done += count as u64;
+                (self.progress)(self.done, total);
+            }
+        }
+        Ok(hex(hash))
+    }
+}
+
+/// Where a partition is, in bytes: by the table, or where our builds put it.
+fn place(image: &ImageFile, table: Option<&Table>, number: u32, usual: u64) -> (u64, u64) {
+    let found = table.and_then(|table| table.partitions.iter().find(|(n, _)| *n == number));
+    match found {
+        Some((_, partition)) => (partition.start * SECTOR, partition.sectors * SECTOR),
+        None => (usual * SECTOR, image.size.saturating_sub(usual * SECTOR)),
+    }
+}
+
+/// The manifest that lies on the key.
+///
+/// # Errors
+/// When there is none, or it is damaged.
+pub fn key_manifest(volume: &mut Volume<&File>, nodes: &[Node]) -> anyhow::Result<Manifest> {
+    let node = nodes.iter().find(|node| node.path == paths::KEY_MANIFEST && !node.folder);
+    let Some(node) = node else {
+        bail!("the key holds no {}: this is no image of a headnode", paths::KEY_MANIFEST);
+    };
+    if node.size > MAX_MANIFEST {
+        bail!("the key's {} has {} bytes, which cannot be", node.path, node.size);
+    }
+    let mut text = Vec::new();
+    volume
+        .read(node, &mut |part| {
+            text.extend_from_slice(part);
+            Ok(())
+        })
+        .context("reading the key's manifest")?;
+    Manifest::parse(&text).context("reading the key's manifest")
+}

@@ -1,0 +1,103 @@
+//! The whole chain in QEMU: an image boots a blank headnode, blank nodes PXE-boot from it, register
+//! and are set up; then everything is rebooted and must be there again.
+//!
+//! `ci/e2e` builds the images and runs this: see `e2e/mod.rs` for what it needs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod e2e;
+
+use std::time::Duration;
+
+use e2e::{Datacenter, figure};
+use headnode::lab::Firmware;
+
+/// On an idle machine a third of this; the figures that are aimed at are printed, not asserted:
+/// the machine that runs the tests may be a slow one.
+const BOOT: Duration = Duration::from_secs(300);
+
+/// The steps of first boot in which the headnode's plug is pulled, one after the other.
+const CUTS: [&str; 3] = ["pool_created: started", "key_copied: started", "services_started: started"];
+
+#[test]
+fn e2e_spine_bios_with_power_cuts() {
+    spine(Firmware::Bios, &CUTS);
+}
+
+#[test]
+fn e2e_spine_uefi() {
+    spine(Firmware::Uefi, &[]);
+}
+
+fn spine(firmware: Firmware, cuts: &[&str]) {
+    let mut options = e2e::options("good", &format!("spine-{firmware:?}").to_lowercase());
+    options.firmware = firmware;
+    options.nodes = 2;
+    options.nodes_off = true;
+    let pcap = options.dir.with_extension("pcap");
+    options.record = Some(pcap);
+    let dc = Datacenter::up(&options);
+    let word = format!("{firmware:?}");
+
+    for cut in cuts {
+        let seconds = dc.wait("headnode", cut, BOOT);
+        dc.lab.machine("headnode").power_kill().unwrap();
+        println!("{word}: plug pulled {seconds:.1} s after power-on, at {cut:?}");
+        dc.lab.machine("headnode").power_on().unwrap();
+    }
+    let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
+    let what = if cuts.is_empty() { "power-on to set up" } else { "power-on after cuts to set up" };
+    figure(&format!("{word}: headnode, {what}"), seconds, 90.0);
+
+    for node in ["node1", "node2"] {
+        dc.lab.machine(node).power_on().unwrap();
+    }
+    for node in ["node1", "node2"] {
+        let seconds = dc.wait(node, r"registered: done", BOOT);
+        figure(&format!("{word}: {node}, power-on to registered"), seconds, 75.0);
+    }
+    let servers = dc.wait_servers(BOOT, |servers| {
+        servers.len() == 3 && servers.iter().all(|s| s["status"] == "running")
+    });
+    let unsetup = servers.iter().filter(|s| s["setup"] == false).count();
+    assert_eq!(unsetup, 2, "the blank nodes are not set up: {servers:#?}");
+
+    dc.headnode("sdc server setup --all --wait");
+    let check = |dc: &Datacenter| {
+        let servers = dc.wait_servers(BOOT, |servers| {
+            servers.len() == 3
+                && servers.iter().all(|s| s["status"] == "running" && s["setup"] == true)
+        });
+        let headnodes = servers.iter().filter(|s| s["headnode"] == true).count();
+        assert_eq!(headnodes, 1, "{servers:#?}");
+        for (name, machine) in ["headnode", "node1", "node2"].map(|n| (n, dc.lab.machine(n))) {
+            let pool = machine.ssh("zpool status zones").unwrap().stdout;
+            assert!(pool.contains("state: ONLINE"), "{name}: {pool}");
+            assert!(pool.contains("mirror-0"), "{name}: {pool}");
+            let datasets = machine.ssh("zfs list -H -o name").unwrap().stdout;
+            for dataset in ["zones/config", "zones/opt", "zones/var"] {
+                assert!(datasets.lines().any(|l| l == dataset), "{name}: {datasets}");
+            }
+            let mounts = machine.ssh("cat /proc/mounts").unwrap().stdout;
+            assert!(mounts.contains("zones/var /var zfs"), "{name}: {mounts}");
+        }
+        let key = dc.headnode("ls /usbkey /usbkey/os");
+        assert!(key.contains("config") && !key.contains("private"), "{key}");
+    };
+    check(&dc);
+    dc.memory_of_services();
+
+    // Something that must survive, on each machine.
+    for machine in ["headnode", "node1", "node2"] {
+        dc.lab.machine(machine).ssh("echo kept > /var/lib/kept && sync").unwrap();
+    }
+    dc.headnode("sdc server reboot --all-nodes --wait");
+    let before = dc.boots("headnode");
+    dc.headnode("systemctl reboot");
+    let seconds = dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
+    figure(&format!("{word}: headnode, second boot to up"), seconds, 90.0);
+    check(&dc);
+    for machine in ["headnode", "node1", "node2"] {
+        let kept = dc.lab.machine(machine).ssh("cat /var/lib/kept").unwrap().stdout;
+        assert_eq!(kept.trim(), "kept", "{machine} lost what was on its pool");
+    }
+}

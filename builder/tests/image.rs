@@ -1,0 +1,357 @@
+//! Images from outside: what other programs say of them, and what the commands do with them.
+//! Needs dosfstools, mtools, gdisk, GRUB's and iPXE's packages and util-linux, as `ci/setup` installs
+//! them.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use headnode::image::Content;
+use headnode::image::fat::{Format, Plan};
+use proptest::prelude::*;
+
+const ROOT_OFFSET: u64 = 66 << 20;
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; ci/setup installs it"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {}\n{text}", output.status);
+    text
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Inputs of a build: a small platform, programs that are only headers of static ELF files.
+struct Parts {
+    dir: tempfile::TempDir,
+}
+
+impl Parts {
+    fn new(initrd_size: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = dir.path().join("programs");
+        fs::create_dir(&programs).unwrap();
+        let mut elf = vec![0; 64];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[18] = 62;
+        for name in ["sdc", "sdc-agent", "sdc-booter", "sdc-control", "sdc-setup"] {
+            fs::write(programs.join(name), &elf).unwrap();
+        }
+        // Content that does not compress, the same in every run.
+        let mut state = 1_u32;
+        let mut noise = |size: usize| -> Vec<u8> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            };
+            (0..size).map(|_| next()).collect()
+        };
+        let files = [
+            ("platform/etc/version/platform", b"20260102T030405Z\n".to_vec()),
+            ("platform/x86_64/initrd", noise(initrd_size)),
+            ("platform/x86_64/vmlinuz", noise(100_000)),
+        ];
+        let tarball = fs::File::create(dir.path().join("platform.tgz")).unwrap();
+        let gzip = flate2::write::GzEncoder::new(tarball, flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gzip);
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, content.as_slice()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+        fs::write(dir.path().join("answers.json"), "{\"datacenter_name\": \"dc1\"}").unwrap();
+        Self { dir }
+    }
+
+    fn command(&self, output: &Path) -> Command {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headnode"));
+        command
+            .arg("build")
+            .arg("--platform")
+            .arg(self.dir.path().join("platform.tgz"))
+            .arg("--runtime-dir")
+            .arg(self.dir.path().join("programs"))
+            .arg("--answers")
+            .arg(self.dir.path().join("answers.json"))
+            .arg("--overlays")
+            .arg(tree.join("overlays"))
+            .arg("--firmware")
+            .arg(tree.join("firmware/catalogue.toml"))
+            .arg("--output")
+            .arg(output)
+            .env_remove("SOURCE_DATE_EPOCH");
+        command
+    }
+
+    fn build(&self, output: &Path, more: &[&str]) {
+        let result = self.command(output).args(more).output().unwrap();
+        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+    }
+}
+
+fn headnode(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_headnode")).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn other_programs_find_the_image_in_order() {
+    let parts = Parts::new(3_000_000);
+    let image = parts.dir.path().join("a.img");
+    parts.build(&image, &[]);
+    assert!(run("sgdisk", &["-v", text(&image)]).contains("No problems found"));
+    for (name, skip, size) in [("esp", 1, 64), ("root", 66, 576)] {
+        let fat = parts.dir.path().join(name);
+        let mut from = fs::File::open(&image).unwrap();
+        from.seek(SeekFrom::Start(skip << 20)).unwrap();
+        std::io::copy(&mut from.take(size << 20), &mut fs::File::create(&fat).unwrap()).unwrap();
+        run("fsck.fat", &["-n", text(&fat)]);
+    }
+    let key = format!("{}@@{ROOT_OFFSET}", text(&image));
+    let listing = run("mdir", &["-b", "-/", "-i", &key, "::"]);
+    for path in [
+        "::/.joyliveusb",
+        "::/os/20260102t030405z/platform/x86_64/vmlinuz",
+        "::/private/answers.json",
+        "::/bundle/headnode.cpio.zst",
+        "::/boot/grub/grub.cfg",
+    ] {
+        assert!(listing.lines().any(|line| line == path), "{path} is not in\n{listing}");
+    }
+    assert!(!listing.contains("::/config\n"), "first boot writes it");
+    let meta = fs::metadata(&image).unwrap();
+    assert!(meta.blocks() * 512 < meta.len() / 10, "the image is not sparse");
+    let inspected = stdout(&headnode(&["inspect", "--json", text(&image)]));
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected["platforms"][0]["stamp"], "20260102T030405Z");
+    assert_eq!(inspected["services"].as_array().unwrap().len(), 5);
+    assert!(inspected["firmware"].as_array().unwrap().iter().all(|entry| entry["version"] != ""));
+}
+
+#[test]
+fn two_builds_in_different_folders_and_times_are_identical() {
+    let images: Vec<(tempfile::TempDir, Vec<u8>, Vec<u8>)> = (0..2)
+        .map(|_| {
+            let parts = Parts::new(1_000_000);
+            let out = tempfile::tempdir().unwrap();
+            let image = out.path().join("headnode.img");
+            parts.build(&image, &[]);
+            let manifest = fs::read(out.path().join("headnode.img.manifest.json")).unwrap();
+            let bytes = fs::read(&image).unwrap();
+            // Files have times of whole seconds at best: be sure that the next build has others.
+            let begun = std::time::SystemTime::now();
+            let second = std::time::Duration::from_millis(1100);
+            while begun.elapsed().unwrap() < second {
+                std::thread::yield_now();
+            }
+            (out, bytes, manifest)
+        })
+        .collect();
+    assert!(images[0].1 == images[1].1, "the images differ");
+    assert_eq!(images[0].2, images[1].2);
+    let left = fs::read_dir(images[0].0.path()).unwrap().count();
+    assert_eq!(left, 2, "something was left beside image and manifest");
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_named() {
+    let parts = Parts::new(1_000_000);
+    let image = parts.dir.path().join("a.img");
+    parts.build(&image, &[]);
+    let whole = headnode(&["verify", text(&image)]);
+    assert!(whole.status.success(), "{}", stdout(&whole));
+    // All that is searched for lies in the first MiBs of the key.
+    let mut bytes = vec![0; 8 << 20];
+    let mut file = fs::File::open(&image).unwrap();
+    file.seek(SeekFrom::Start(ROOT_OFFSET)).unwrap();
+    file.read_exact(&mut bytes).unwrap();
+    let find = |needle: &[u8]| {
+        let at = bytes.windows(needle.len()).position(|window| window == needle);
+        at.unwrap() as u64 + ROOT_OFFSET
+    };
+    let from_tarball = {
+        let file = fs::File::open(parts.dir.path().join("platform.tgz")).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+        let mut initrd = Vec::new();
+        let mut entries = archive.entries().unwrap().map(Result::unwrap);
+        let mut entry = entries.find(|e| e.path_bytes().ends_with(b"initrd")).unwrap();
+        entry.read_to_end(&mut initrd).unwrap();
+        initrd
+    };
+    let initrd_at = find(&from_tarball[..64]) + 500_000;
+    for (at, named) in [
+        (initrd_at, "os/20260102t030405z/platform/x86_64/initrd"),
+        (find(b"menuentry"), "boot/grub/grub.cfg"),
+        (find(b"\"format\": 1"), "manifest.json"),
+        (600, "partition table"),
+        ((65 << 20) + 5000, "boot:"),
+        (ROOT_OFFSET + (400 << 20), "partition 3 (root)"),
+    ] {
+        let flip = |mask: u8| {
+            let mut file = fs::File::options().read(true).write(true).open(&image).unwrap();
+            let mut byte = [0];
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.read_exact(&mut byte).unwrap();
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.write_all(&[byte[0] ^ mask]).unwrap();
+        };
+        flip(0x10);
+        let output = headnode(&["verify", text(&image)]);
+        flip(0x10);
+        assert_eq!(output.status.code(), Some(1));
+        let said = stdout(&output);
+        let line = said.lines().find(|line| line.starts_with("damaged: ")).unwrap();
+        assert!(line.contains(named), "byte {at}: {said}");
+    }
+    // Without a manifest beside it, the key's own one is what there is.
+    fs::remove_file(parts.dir.path().join("a.img.manifest.json")).unwrap();
+    let output = headnode(&["verify", text(&image)]);
+    assert!(output.status.success() && stdout(&output).contains("own manifest"));
+}
+
+#[test]
+fn compressed_images_are_verified_too() {
+    let parts = Parts::new(500_000);
+    for (compress, name) in [("zstd", "a.img.zst"), ("gzip", "a.img.gz")] {
+        let image = parts.dir.path().join(name);
+        parts.build(&image, &["--compress", compress]);
+        assert!(fs::metadata(&image).unwrap().len() < 20 << 20);
+        let output = headnode(&["verify", "--json", text(&image)]);
+        let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert!(output.status.success(), "{report}");
+        assert!(report["manifest"].as_str().unwrap().ends_with("a.img.manifest.json"));
+    }
+}
+
+#[test]
+fn a_full_disk_gives_one_clear_line() {
+    let parts = Parts::new(12_000_000);
+    let mount = parts.dir.path().join("small");
+    fs::create_dir(&mount).unwrap();
+    let command = parts.command(&mount.join("a.img"));
+    let script = format!(
+        "mount -t tmpfs -o size=24m none '{mount}' && cd / && \"$@\"; code=$?; ls -A '{mount}'; exit $code",
+        mount = text(&mount)
+    );
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<_> = said.lines().filter(|line| line.starts_with("headnode: ")).collect();
+    assert_eq!(errors.len(), 1, "{said}");
+    assert!(errors[0].contains("is full") && errors[0].contains(text(&mount)), "{said}");
+    assert_eq!(stdout(&output), "", "something was left behind");
+}
+
+#[test]
+fn everything_that_is_missing_is_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_headnode"))
+        .args(["build", "--platform", "/nonexistent.tgz", "--answers", "/no-answers.json"])
+        .current_dir(dir.path())
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for word in [
+        "grub-mkimage",
+        "/nonexistent.tgz",
+        "--runtime-dir",
+        "--overlays",
+        "--firmware",
+        "/no-answers.json",
+        "apt-get install grub-common",
+    ] {
+        assert!(said.contains(word), "{word} is not in\n{said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
+}
+
+fn names() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        "[a-z]{1,8}(\\.[a-z]{1,3})?",
+        "[A-Z0-9]{1,8}",
+        "[a-zA-Z0-9._ +-]{1,40}",
+        "[a-zäéß ]{1,12}",
+    ];
+    name.prop_filter("a name for FAT", |name| headnode::image::fat::names::refuse(name).is_none())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn a_random_tree_is_read_back_by_mtools(
+        tree in proptest::collection::vec(
+            (proptest::collection::vec(names(), 1..4), 0usize..9000), 0..60),
+        sectors in prop_oneof![Just(69_000u64), Just(300_000)],
+    ) {
+        // Of names that are one on FAT, or file and folder at once, the first is kept.
+        let mut kept: BTreeMap<String, (String, usize)> = BTreeMap::new();
+        let mut spelled: BTreeMap<String, String> = BTreeMap::new();
+        for (parts, size) in tree {
+            let path = parts.join("/");
+            let folded = path.to_uppercase();
+            let prefixes = |text: &str| -> Vec<String> {
+                text.match_indices('/').map(|(at, _)| text[..at].to_owned()).collect()
+            };
+            let clash = kept.contains_key(&folded)
+                || prefixes(&folded).iter().any(|prefix| kept.contains_key(prefix))
+                || kept.keys().any(|other| other.starts_with(&format!("{folded}/")))
+                || prefixes(&path).iter().any(|prefix| {
+                    spelled.get(&prefix.to_uppercase()).is_some_and(|known| known != prefix)
+                });
+            if !clash {
+                for prefix in prefixes(&path) {
+                    spelled.insert(prefix.to_uppercase(), prefix);
+                }
+                kept.insert(folded, (path, size));
+            }
+        }
+        let files: Vec<(String, Content)> = kept
+            .values()
+            .enumerate()
+            .map(|(index, (path, size))| (path.clone(), vec![index as u8; *size].into()))
+            .collect();
+        let format =
+            Format { label: "TEST".into(), id: 1, sectors, hidden: 0, time: 1_767_225_600 };
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = Vec::new();
+        Plan::new(format, files.clone()).unwrap().write(&mut bytes).unwrap();
+        prop_assert_eq!(bytes.len() as u64, sectors * 512);
+        let fat: PathBuf = dir.path().join("fat");
+        fs::write(&fat, &bytes).unwrap();
+        run("fsck.fat", &["-n", text(&fat)]);
+        let out = dir.path().join("out");
+        fs::create_dir(&out).unwrap();
+        if !files.is_empty() {
+            run("mcopy", &["-s", "-n", "-Q", "-i", text(&fat), "::*", text(&out)]);
+        }
+        for (path, content) in &files {
+            let mut expected = Vec::new();
+            content.open().unwrap().read_to_end(&mut expected).unwrap();
+            let found = fs::read(out.join(path));
+            prop_assert!(found.as_ref().is_ok_and(|found| *found == expected), "{}", path);
+        }
+    }
+}
