@@ -107,7 +107,7 @@ async fn a_file_arrives_whole_in_every_way() {
         (&[][..], 512, 1, 0),
         (&[("blksize", "1468")][..], 1468, 1, 0),
         (&WIDE[..], 1468, 16, 0),
-        // 10541 blocks of 8 bytes, and one lost in 40: OACK, first, middle and last of a window.
+        // Every seventh packet lost: first, middle and last of a window in turn.
         (&[("blksize", "1468"), ("windowsize", "4")][..], 1468, 4, 7),
     ] {
         let mut client = Client::new(lose).await;
@@ -118,6 +118,21 @@ async fn a_file_arrives_whole_in_every_way() {
     let mut client = Client::new(0).await;
     client.request(&world, "/snponly.efi", "OCTET", &[]).await;
     assert_eq!(client.take(512, 1).await.len(), 2048);
+}
+
+#[tokio::test]
+async fn options_and_data_are_sent_again_when_no_answer_comes() {
+    let world = world(Arc::default()).await;
+    let mut client = Client::new(0).await;
+    client.request(&world, "undionly.kpxe", "octet", &WIDE).await;
+    let oack = client.receive().await;
+    assert_eq!(client.receive().await, oack);
+    client.ack(0).await;
+    // A whole window is thrown away.
+    for _ in 0..16 {
+        client.receive().await;
+    }
+    assert!(client.take(1468, 16).await == kpxe());
 }
 
 #[tokio::test]

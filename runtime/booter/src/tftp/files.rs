@@ -30,11 +30,14 @@ pub enum Refused {
 /// Which content a file had: changes when the file is replaced.
 type Version = (u64, u64, i64, i64);
 
+/// Contents that a transfer is sending at the moment, by file name.
+type Shared = HashMap<String, (Version, Weak<[u8]>)>;
+
 /// A folder of boot programs. Transfers that run at the same time share a file's content.
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
-    shared: Mutex<HashMap<String, (Version, Weak<[u8]>)>>,
+    shared: Mutex<Shared>,
 }
 
 impl Files {
