@@ -191,7 +191,7 @@ fn patch_boot(mut boot: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
 fn patch_core(mut core: Vec<u8>) -> Result<Vec<u8>, Error> {
     let form = |what| Error::Form { path: PathBuf::from("core.img"), what };
     let sectors = (core.len() as u64).div_ceil(SECTOR);
-    if sectors < 2 || sectors > CORE_SECTORS {
+    if !(2..=CORE_SECTORS).contains(&sectors) {
         return Err(form("it does not fit into the BIOS boot partition"));
     }
     let list = &mut core[CORE_BLOCKLIST..SECTOR as usize];

@@ -13,7 +13,7 @@ use super::Sink;
 /// that bmap tools count in, and a divisor of the partitions' alignment.
 pub const BLOCK: usize = 64 * 1024;
 
-const ZEROES: [u8; BLOCK] = [0; BLOCK];
+static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
 /// How an image file is packed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
@@ -224,7 +224,7 @@ impl Output {
             self.mapped += block.len() as u64;
         }
         self.offset += block.len() as u64;
-        if self.offset % (4 << 20) == 0 {
+        if self.offset.is_multiple_of(4 << 20) {
             (self.progress)(self.offset);
         }
         Ok(())

@@ -50,6 +50,7 @@ impl ImageFile {
 fn unpack(from: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> io::Result<File> {
     let mut file = tempfile::tempfile()?;
     let mut block = vec![0; BLOCK];
+    let zeroes = vec![0; BLOCK];
     let mut size = 0;
     loop {
         let mut filled = 0;
@@ -64,13 +65,14 @@ fn unpack(from: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> io::Result<File
             file.set_len(size)?;
             return Ok(file);
         }
-        if part.iter().all(|byte| *byte == 0) {
+        // A comparison of memory is far faster than looking at each byte.
+        if zeroes.starts_with(part) {
             file.seek(SeekFrom::Current(part.len() as i64))?;
         } else {
             file.write_all(part)?;
         }
         size += part.len() as u64;
-        if size % (16 << 20) == 0 {
+        if size.is_multiple_of(16 << 20) {
             progress(size);
         }
     }

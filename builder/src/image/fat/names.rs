@@ -137,7 +137,7 @@ pub fn short_text(short: &Short) -> String {
 /// part first.
 pub fn long_entries(name: &str, short: &Short) -> Vec<[u8; 32]> {
     let mut units: Vec<u16> = name.encode_utf16().collect();
-    if units.len() % 13 != 0 {
+    if !units.len().is_multiple_of(13) {
         units.push(0);
         units.resize(units.len().next_multiple_of(13), 0xffff);
     }
