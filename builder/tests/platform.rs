@@ -90,7 +90,7 @@ fn read_cpio(bytes: &[u8]) -> BTreeMap<String, Node> {
 
 fn node() -> impl Strategy<Value = Node> {
     prop_oneof![
-        "[a-z./]{1,120}".prop_map(Node::Symlink),
+        "([a-z]{1,30}/){0,6}[a-z]{1,9}".prop_map(Node::Symlink),
         prop::collection::vec(any::<u8>(), 0..3000).prop_map(Node::File),
     ]
 }

@@ -48,7 +48,8 @@ unit_off apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.tim
     systemd-pcrphase-initrd.service systemd-pcrphase-sysinit.service systemd-random-seed.service \
     systemd-journal-flush.service systemd-networkd-wait-online.service systemd-networkd.service \
     systemd-timesyncd.service getty-static.service systemd-binfmt.service \
-    proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount
+    proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount systemd-remount-fs.service \
+    systemd-update-utmp-runlevel.service sys-kernel-debug.mount sys-kernel-tracing.mount
 # Pools are imported, and their datasets mounted, by our own services.
 find "$root/etc/systemd/system" -name 'zfs*' -delete
 unit_off zfs-import-cache.service zfs-import-scan.service zfs-import.target zfs-mount.service \
