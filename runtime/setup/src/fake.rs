@@ -270,7 +270,7 @@ impl Machine for Fake {
             assert!(!names.contains(&disk.name) || disk.blank(), "{} is not blank", disk.name);
         }
         // Alternately: only tables; labels without a comment that cannot be imported.
-        let broken = self.0.borrow().effects.len() % 2 == 0;
+        let broken = self.0.borrow().effects.len().is_multiple_of(2);
         let make = |i: &mut Inner, labels: bool, broken: bool| {
             for disk in i.durable.disks.iter_mut().filter(|d| names.contains(&d.name)) {
                 table(disk, labels.then_some("zones"));
@@ -334,14 +334,14 @@ impl Machine for Fake {
         Ok(made)
     }
     fn mount_root(&self, _: &str) -> Result<()> {
-        self.effect("mount root".into(), |_| {}, |i| drop(i.memory.mounted.insert(String::new())))
+        self.effect("mount root".into(), |_| {}, |i| i.memory.mounted.extend([String::new()]))
     }
     fn mount_datasets(&self, _: &str) -> Result<()> {
         for dataset in DATASETS {
             self.effect(
                 format!("mount {}", dataset.name),
                 |_| {},
-                |i| drop(i.memory.mounted.insert(dataset.name.into())),
+                |i| i.memory.mounted.extend([dataset.name.into()]),
             )?;
         }
         Ok(())
@@ -421,11 +421,7 @@ impl Machine for Fake {
         Ok(vec!["sdc-control".into(), "sdc-booter".into()])
     }
     fn start_service(&self, name: &str) -> Result<()> {
-        self.effect(
-            format!("start {name}"),
-            |_| {},
-            |i| drop(i.memory.services.insert(name.into())),
-        )
+        self.effect(format!("start {name}"), |_| {}, |i| i.memory.services.extend([name.into()]))
     }
     fn service_state(&self, _: &str) -> Result<ServiceState> {
         self.alive()?;

@@ -1,5 +1,7 @@
 //! The configuration: read, or made from answers.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use headnode_model::answers::Answers;
 use headnode_model::config::{Config, Problems};
@@ -72,6 +74,7 @@ pub fn id(machine: &dyn Machine) -> Result<Option<String>> {
 
 fn ask(context: &mut Context<'_>) -> Result<Config> {
     let machine = context.machine;
+    machine.settle(Duration::from_secs(30));
     let nics = machine.nics().context("listing the NICs")?;
     let facts = Facts {
         nics: Some(nics.iter().map(|nic| nic.mac).collect()),

@@ -27,7 +27,8 @@ pub fn found(context: &mut Context<'_>) -> Result<Ended> {
     let begin = machine.clock();
     let mut told = Duration::ZERO;
     let mut pool: Option<bool> = None;
-    machine.settle(Duration::from_secs(30));
+    // Not waiting for all devices here: the key is usually there before the last disk is, and the
+    // next step has much to read meanwhile.
     loop {
         let found = machine.find_key(wanted.as_deref()).context("looking for the key")?;
         let waited = machine.clock() - begin;

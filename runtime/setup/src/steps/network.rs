@@ -1,6 +1,7 @@
 //! The network of the headnode itself.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use headnode_model::config::{Config, Problem};
@@ -15,7 +16,12 @@ pub fn admin_nic_up(context: &mut Context<'_>) -> Result<Ended> {
     let machine = context.machine;
     let config = context.config()?.clone();
     let headnode = config.headnode()?;
-    let nics = machine.nics().context("listing the NICs")?;
+    let mut nics = machine.nics().context("listing the NICs")?;
+    if by_mac(&nics, headnode.admin_nic).is_err() {
+        // Its driver may still be loading.
+        machine.settle(Duration::from_secs(30));
+        nics = machine.nics().context("listing the NICs")?;
+    }
     let nic = by_mac(&nics, headnode.admin_nic)
         .context("the admin NIC of the configuration (key `admin_nic`)")?;
     machine.configure_nic(nic, headnode.admin_net, None)?;

@@ -10,6 +10,7 @@
 //! * record `PoolReady`: the pool is imported, never made again.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use headnode_model::answers::Answer;
@@ -52,6 +53,10 @@ pub fn ready(context: &mut Context<'_>) -> Result<bool> {
     }
     let id = context.record.id.clone();
     let known = context.key.is_some() && !id.is_empty();
+    let virgin = context.key.is_some() && id.is_empty();
+    if !virgin {
+        await_devices(context)?;
+    }
     if machine.imported().context("listing the imported pools")?.iter().any(|p| p == SYSTEM_POOL) {
         let owner = machine.pool_owner(SYSTEM_POOL)?;
         let ours = context.key.is_none() || owner == id;
@@ -116,6 +121,46 @@ pub fn ready(context: &mut Context<'_>) -> Result<bool> {
     finished(context, owner)
 }
 
+/// How long devices may take to appear, in all.
+const DEVICES: Duration = Duration::from_secs(30);
+
+/// How long the disks of a pool that is known to exist may take: controllers that spin up one disk
+/// after the other.
+const POOL_DISKS: Duration = Duration::from_secs(60);
+
+/// Waits until the disks of the finished pool that the record names are there, as far as they come.
+fn await_devices(context: &mut Context<'_>) -> Result<()> {
+    let machine = context.machine;
+    if context.record.phase != Phase::PoolReady {
+        machine.settle(DEVICES);
+        return Ok(());
+    }
+    let begin = machine.clock();
+    loop {
+        let disks = machine.disks().context("listing the disks")?;
+        // Known only once udev has looked at its labels.
+        let labelled = |d: &Disk| !d.zfs_members().is_empty();
+        let missing: Vec<_> = context
+            .record
+            .disks
+            .iter()
+            .filter(|word| !disks.iter().any(|d| d.is_meant_by(word) && labelled(d)))
+            .cloned()
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if machine.clock() - begin > POOL_DISKS {
+            context.say(format!(
+                "warning: these disks of the pool are not there: {}",
+                missing.join(", ")
+            ));
+            return Ok(());
+        }
+        machine.pause();
+    }
+}
+
 fn adopt(context: &Context<'_>) -> bool {
     context.answers.get("adopt_pool") == Answer::Given("true".to_owned())
 }
@@ -176,6 +221,7 @@ pub fn created(context: &mut Context<'_>) -> Result<Ended> {
             machine.pool_health(SYSTEM_POOL)?
         )));
     }
+    machine.settle(DEVICES);
     let disks = machine.disks().context("listing the disks")?;
     let (layout, chosen, reason) = if context.record.phase == Phase::PoolCreating {
         let begun = begun(context, &disks)?;
