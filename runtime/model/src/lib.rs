@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod net;
 pub mod paths;
 pub mod ports;
+pub mod questions;
 pub mod server;
 pub mod setup_state;
 pub mod stamp;

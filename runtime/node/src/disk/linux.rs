@@ -40,6 +40,11 @@ impl<R: Runner> Disks for LinuxDisks<R> {
             .run(&Call::new("lsblk", ["--json", "--bytes", "--tree", "--output", COLUMNS]))?;
         let mut disks = parse_lsblk(&out.stdout, &id_links(Path::new("/dev/disk/by-id")))?;
         for disk in &mut disks {
+            disk.zeroed = true;
+            if !disk.blank() {
+                disk.zeroed = false;
+                continue;
+            }
             // A disk that cannot be read is not blank: it is left alone.
             disk.zeroed = match edges_zeroed(&disk.path) {
                 Ok(zeroed) => zeroed,

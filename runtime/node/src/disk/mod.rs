@@ -10,6 +10,13 @@ use crate::exec;
 pub mod illumos;
 pub mod linux;
 
+/// The disks of the platform that this is built for.
+#[cfg(target_os = "linux")]
+pub type Native<R> = linux::LinuxDisks<R>;
+/// The disks of the platform that this is built for.
+#[cfg(not(target_os = "linux"))]
+pub type Native<R> = illumos::IllumosDisks<R>;
+
 /// A partition of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Partition {

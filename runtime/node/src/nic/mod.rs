@@ -12,6 +12,13 @@ use crate::exec;
 pub mod illumos;
 pub mod linux;
 
+/// The NICs of the platform that this is built for.
+#[cfg(target_os = "linux")]
+pub type Native<R> = linux::LinuxNics<R>;
+/// The NICs of the platform that this is built for.
+#[cfg(not(target_os = "linux"))]
+pub type Native<R> = illumos::IllumosNics<R>;
+
 /// A network interface that is hardware.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Nic {
