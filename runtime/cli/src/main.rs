@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! Starts [`sdc_cli::cli::run`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sdc_cli::cli::run()
+}

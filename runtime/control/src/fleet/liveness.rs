@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headnode_model::timing::HEARTBEAT_STALE;
 use time::OffsetDateTime;
@@ -18,13 +18,27 @@ struct Beat {
 }
 
 /// When each server was heard last.
-#[derive(Debug, Default)]
-pub struct Liveness(Mutex<HashMap<Uuid, Beat>>);
+#[derive(Debug)]
+pub struct Liveness {
+    beats: Mutex<HashMap<Uuid, Beat>>,
+    stale: Duration,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Self::new(HEARTBEAT_STALE)
+    }
+}
 
 impl Liveness {
+    /// Servers live that were heard within `stale`.
+    pub fn new(stale: Duration) -> Self {
+        Self { beats: Mutex::default(), stale }
+    }
+
     /// No invariant spans several entries, so a map that a panicking thread left is usable.
     fn beats(&self) -> MutexGuard<'_, HashMap<Uuid, Beat>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a heartbeat of a server that the database knows to live.
@@ -47,7 +61,7 @@ impl Liveness {
     /// Whether the server was heard lately.
     pub fn is_alive(&self, uuid: Uuid) -> bool {
         let beats = self.beats();
-        beats.get(&uuid).is_some_and(|beat| beat.running && beat.at.elapsed() < HEARTBEAT_STALE)
+        beats.get(&uuid).is_some_and(|beat| beat.running && beat.at.elapsed() < self.stale)
     }
 
     /// When the server was heard last, since we started.
@@ -57,14 +71,14 @@ impl Liveness {
 
     /// How many servers live.
     pub fn alive(&self) -> usize {
-        let alive = |beat: &&Beat| beat.running && beat.at.elapsed() < HEARTBEAT_STALE;
+        let alive = |beat: &&Beat| beat.running && beat.at.elapsed() < self.stale;
         self.beats().values().filter(alive).count()
     }
 
     /// Servers that are silent while the database says that they live.
     pub fn fallen_silent(&self) -> Vec<(Uuid, OffsetDateTime)> {
         let beats = self.beats();
-        let silent = |beat: &Beat| beat.running && beat.at.elapsed() >= HEARTBEAT_STALE;
+        let silent = |beat: &Beat| beat.running && beat.at.elapsed() >= self.stale;
         beats.iter().filter(|(_, beat)| silent(beat)).map(|(id, beat)| (*id, beat.time)).collect()
     }
 
@@ -80,5 +94,29 @@ impl Liveness {
     /// The server is gone.
     pub fn forget(&self, uuid: Uuid) {
         self.beats().remove(&uuid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_server_is_told_once_and_can_come_back() {
+        let liveness = Liveness::new(Duration::ZERO);
+        let uuid = Uuid::nil();
+        assert!(!liveness.beat_known(uuid), "nothing is known of it yet");
+        liveness.beat(uuid);
+        assert!(!liveness.is_alive(uuid));
+        assert_eq!(liveness.fallen_silent().len(), 1);
+        liveness.settle(uuid);
+        assert_eq!(liveness.fallen_silent().len(), 0);
+        assert!(!liveness.beat_known(uuid), "the database has to learn that it is back");
+        let liveness = Liveness::default();
+        liveness.beat(uuid);
+        assert!(liveness.is_alive(uuid) && liveness.beat_known(uuid));
+        assert_eq!(liveness.alive(), 1);
+        liveness.forget(uuid);
+        assert!(!liveness.is_alive(uuid) && liveness.last(uuid).is_none());
     }
 }

@@ -335,3 +335,26 @@ macro_rules! implement {
 
 implement!(SqliteStore, Sqlite);
 implement!(PgStore, Postgres);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_as_such() {
+        let pool = SqlitePool::connect("sqlite::memory:").await.unwrap();
+        sqlx::query("CREATE TABLE t (x TEXT)").execute(&pool).await.unwrap();
+        sqlx::query("PRAGMA max_page_count = 3").execute(&pool).await.unwrap();
+        let mut insert = Ok(());
+        for _ in 0..100 {
+            let text = "x".repeat(1000);
+            insert =
+                sqlx::query("INSERT INTO t VALUES ($1)").bind(text).execute(&pool).await.map(drop);
+            if insert.is_err() {
+                break;
+            }
+        }
+        let text = explain(&insert.unwrap_err());
+        assert!(text.ends_with("the disk is full: free space on the pool, then restart"), "{text}");
+    }
+}

@@ -1,0 +1,260 @@
+//! The program as systemd runs it: readiness, stop, crashes, damaged databases.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{CONFIG, sysinfo};
+use headnode_client::{Cnapi, ServerQuery};
+use headnode_model::sysinfo::Sysinfo;
+use uuid::Uuid;
+
+fn command(folder: &Path) -> Command {
+    command_on(folder, "127.0.0.1:0")
+}
+
+fn command_on(folder: &Path, address: &str) -> Command {
+    std::fs::write(folder.join("config"), CONFIG).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sdc-control"));
+    command
+        .arg("--config")
+        .arg(folder.join("config"))
+        .arg("--database")
+        .arg(folder.join("control.db"))
+        .arg("--platforms")
+        .arg(folder.join("os"))
+        .args(["--listen", address])
+        .env_remove("RUST_LOG")
+        .env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// A running program; killed when the test ends.
+struct Process {
+    child: Child,
+    cnapi: Cnapi,
+}
+
+impl Process {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = loop {
+            let line = lines.next().expect("the program ended").unwrap();
+            if line.contains("\"ready\"") {
+                break line;
+            }
+        };
+        // Whoever is not read from blocks.
+        std::thread::spawn(move || lines.for_each(drop));
+        let log: serde_json::Value = serde_json::from_str(&ready).unwrap();
+        let url = format!("http://{}", log["address"].as_str().unwrap());
+        Self { child, cnapi: Cnapi::new(&url).unwrap() }
+    }
+
+    fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn machine(n: u32) -> Sysinfo {
+    let mut value = sysinfo(0, None);
+    value["UUID"] = Uuid::from_u128(u128::from(n) + 1).to_string().into();
+    value["Hostname"] = format!("node-{n}").into();
+    let mac = format!("02:01:{:02x}:{:02x}:{:02x}:01", n >> 16 & 255, n >> 8 & 255, n & 255);
+    value["Network Interfaces"]["eth0"]["MAC Address"] = mac.into();
+    value["Network Interfaces"].as_object_mut().unwrap().remove("eth1");
+    serde_json::from_value(value).unwrap()
+}
+
+fn failed(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    // The error is the last line, and the only one that is no log.
+    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('{')).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    lines[0].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let mut process = Process::start(command(folder.path()));
+        let known = process.cnapi.list_servers(&ServerQuery::default()).await.unwrap();
+        for uuid in &acknowledged {
+            assert!(known.iter().any(|s| s.uuid == *uuid), "{uuid} is lost, round {round}");
+        }
+        let writers: Vec<_> = (0..4u32)
+            .map(|writer| {
+                let cnapi = process.cnapi.clone();
+                tokio::spawn(async move {
+                    let mut done = Vec::new();
+                    for n in 0.. {
+                        let machine = machine(round * 100_000 + writer * 10_000 + n);
+                        match cnapi.register_sysinfo(&machine).await {
+                            Ok(()) => done.push(machine.uuid),
+                            Err(_) => break,
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+        for writer in writers {
+            acknowledged.extend(writer.await.unwrap());
+        }
+    }
+    assert!(acknowledged.len() > 10, "only {} writes before the kills", acknowledged.len());
+    let place = format!("sqlite:{}", folder.path().join("control.db").display());
+    let pool = sqlx::SqlitePool::connect(&place).await.unwrap();
+    let (result,): (String,) =
+        sqlx::query_as("PRAGMA integrity_check").fetch_one(&pool).await.unwrap();
+    assert_eq!(result, "ok");
+    let (count,): (i64,) =
+        sqlx::query_as("SELECT COUNT(*) FROM servers").fetch_one(&pool).await.unwrap();
+    assert!(count >= i64::try_from(acknowledged.len()).unwrap());
+    println!("{} registrations acknowledged, {count} kept", acknowledged.len());
+}
+
+#[tokio::test]
+async fn systemd_learns_when_it_is_ready_and_it_stops_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut command = command(folder.path());
+    command.env("NOTIFY_SOCKET", folder.path().join("notify"));
+    let mut process = Process::start(command);
+    let receive = || {
+        let mut buffer = [0; 100];
+        let count = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..count].to_vec()).unwrap()
+    };
+    assert_eq!(receive(), "READY=1");
+    assert!(process.cnapi.ping().await.unwrap().ready);
+    for n in 0..40 {
+        process.cnapi.register_sysinfo(&machine(n)).await.unwrap();
+    }
+    let began = Instant::now();
+    let servers = process.cnapi.list_servers(&ServerQuery::default()).await.unwrap();
+    println!(
+        "{} servers listed in {:?}, resident {} KiB",
+        servers.len(),
+        began.elapsed(),
+        process.resident_kib()
+    );
+    assert!(process.terminate().success());
+    assert_eq!(receive(), "STOPPING=1");
+}
+
+#[test]
+fn a_bad_configuration_is_told_in_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut good = command(folder.path());
+    let output = good.arg("--check-config").output().unwrap();
+    assert!(output.status.success());
+    let mut bad = command(folder.path());
+    std::fs::write(folder.path().join("config"), "admin_ip=10.0.0.300\ndatacenter_name=x\n")
+        .unwrap();
+    let output = bad.arg("--check-config").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    for key in ["admin_ip", "admin_netmask", "admin_nic", "dns_domain", "dhcp_range_start"] {
+        assert!(text.contains(&format!("\n  {key}: ")), "{text}");
+    }
+}
+
+#[test]
+fn damaged_databases_are_refused_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.db");
+    std::fs::write(&path, "this is a text file, no database, ".repeat(300)).unwrap();
+    let line = failed(&command(folder.path()).output().unwrap());
+    assert!(line.starts_with("sdc-control: opening database "), "{line}");
+    assert!(line.contains("not a database") && line.contains("move it away"), "{line}");
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is"), "it was overwritten");
+
+    std::fs::remove_file(&path).unwrap();
+    let mut process = Process::start(command(folder.path()));
+    assert!(process.terminate().success());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let page = 4096;
+    bytes[page..2 * page].fill(0x5a);
+    std::fs::write(&path, &bytes).unwrap();
+    let line = failed(&command(folder.path()).output().unwrap());
+    assert!(line.contains("damaged") && line.contains("move it away"), "{line}");
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let line = failed(&command(folder.path()).output().unwrap());
+    assert!(line.contains("cannot be opened"), "{line}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = failed(&command_on(folder.path(), &address).output().unwrap());
+    assert!(text.contains(&format!("listening on {address}")), "{text}");
+}
+
+/// Figures, not promises: run with `--run-ignored all --no-capture`, best in release mode.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long and asserts nothing"]
+async fn a_thousand_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(command(folder.path()));
+    let began = Instant::now();
+    let writers: Vec<_> = (0..4u32)
+        .map(|writer| {
+            let cnapi = process.cnapi.clone();
+            tokio::spawn(async move {
+                for n in 0..250 {
+                    cnapi.register_sysinfo(&machine(writer * 1000 + n)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    println!("registrations per second: {:.0}", 1000.0 / began.elapsed().as_secs_f64());
+    for extras in [vec![], vec!["all".to_owned()]] {
+        let began = Instant::now();
+        let query = ServerQuery { extras: extras.clone(), ..ServerQuery::default() };
+        let count = process.cnapi.list_servers_json(&query).await.unwrap().len();
+        println!("list of {count} servers, extras {extras:?}: {:?}", began.elapsed());
+    }
+    let began = Instant::now();
+    for n in 0..1000 {
+        process.cnapi.heartbeat(machine(n % 250).uuid).await.unwrap();
+    }
+    println!("heartbeats per second, one caller: {:.0}", 1000.0 / began.elapsed().as_secs_f64());
+    println!("resident: {} KiB", process.resident_kib());
+}
