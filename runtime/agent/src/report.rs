@@ -11,6 +11,7 @@ use headnode_client::{Cnapi, Error, Timeouts};
 use headnode_model::timing;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use uuid::Uuid;
 
 use crate::clock::{self, Backoff};
 use crate::machine::Machine;
@@ -65,7 +66,9 @@ impl Reporter {
         look: impl FnOnce(&dyn Machine) -> T + Send + 'static,
     ) -> Option<T> {
         let machine = Arc::clone(&self.machine);
+        let begun = Instant::now();
         let looked = tokio::task::spawn_blocking(move || look(&*machine)).await;
+        tracing::debug!(elapsed = ?begun.elapsed(), "looked at the machine");
         looked.inspect_err(|error| tracing::error!(%error, "looking at the machine")).ok()
     }
 
@@ -106,11 +109,7 @@ impl Reporter {
             if let Some(text) = trouble.note(&result)
                 && refusal.is_some()
             {
-                let uuid = sysinfo.uuid;
-                steps::say(&format!(
-                    "CNAPI REFUSES this server: {text}. If another machine has UUID {uuid} too, \
-                     boot one of them with override_uuid=<new uuid>"
-                ));
+                steps::say(&refused(&text, refusal.and_then(Error::code), sysinfo.uuid));
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -175,6 +174,18 @@ impl Reporter {
             }
         }
     }
+}
+
+/// The console's line about a refusal.
+fn refused(text: &str, code: Option<&str>, uuid: Uuid) -> String {
+    let hint = match code {
+        Some("DuplicateServer") => format!(
+            "; another machine has the UUID {uuid} too: boot one of them with \
+             override_uuid=<new uuid>"
+        ),
+        _ => String::new(),
+    };
+    format!("CNAPI REFUSES this server: {text}{hint}")
 }
 
 /// Logs a trouble when it comes, changes and goes.
