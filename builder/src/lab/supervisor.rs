@@ -18,10 +18,16 @@ use super::spec::{Firmware, LabSpec, MachineSpec};
 use super::state::{MachineState, Phase, Power, ProcessId, State, now_ms, read_json, write_json};
 use super::switch::{Port, Switch};
 
-/// What EDK II says when the network gave it nothing to boot and it turns to what no lab has. A
-/// server's firmware is set to try the network again instead; the reset button does that here.
-const NETWORK_BOOT_FAILED: [&[u8]; 3] =
-    [b">>Start HTTP Boot over", b">>Start PXE over IPv6", b"No bootable option or device"];
+/// What EDK II says when the network gave it nothing to boot and it turns to what no lab has: HTTP
+/// boot, its shell, or a key press. A server's firmware is set to try the network again instead;
+/// the reset button does that here.
+const NETWORK_BOOT_FAILED: [&[u8]; 5] = [
+    b"BdsDxe: failed to load Boot",
+    b">>Start HTTP Boot over",
+    b">>Start PXE over IPv6",
+    b"UEFI Interactive Shell",
+    b"No bootable option or device",
+];
 
 enum Event {
     Call(Call),
@@ -100,15 +106,16 @@ impl Supervisor {
     /// # Errors
     /// When a machine does not start, or the lab's folder cannot be written to.
     pub fn run(mut self) -> Result<()> {
+        // Before the machines, so that a lab that says "running" always answers.
+        let listener = listen(&self.paths.file("control.sock")).context("opening control.sock")?;
+        let sender = self.sender.clone();
+        // When the receiver is gone the caller learns it from its dropped reply channel.
+        control::serve(listener, move |call| drop(sender.send(Event::Call(call))))?;
         let started = self.start_all();
         if let Err(error) = started {
             self.stop_all();
             return Err(error);
         }
-        let listener = listen(&self.paths.file("control.sock")).context("opening control.sock")?;
-        let sender = self.sender.clone();
-        // When the receiver is gone the caller learns it from its dropped reply channel.
-        control::serve(listener, move |call| drop(sender.send(Event::Call(call))))?;
         let stopper = loop {
             match self.events.recv().context("waiting for something to do")? {
                 Event::Call(Call { request: Request::Stop, reply }) => break Some(reply),
