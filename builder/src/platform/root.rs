@@ -115,6 +115,9 @@ impl Stage {
             .arg(format!("deb [trusted=yes] copy:{} ./", self.path("repo").display()))
             .env("SOURCE_DATE_EPOCH", lock.epoch().to_string())
             .env("LC_ALL", "C")
+            // The user of mmdebstrap's namespace may enter neither where we are nor our home.
+            .dir(self.folder.path())
+            .env("HOME", self.folder.path())
             .timeout(LIMIT)
             .on_line(on_line)
             .run()

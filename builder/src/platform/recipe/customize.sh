@@ -74,7 +74,9 @@ rm -rf usr/share/man usr/share/info usr/share/locale usr/share/i18n usr/share/zo
     usr/share/zoneinfo/posix usr/share/doc-base \
     usr/lib/systemd/catalog var/lib/systemd/catalog usr/share/initramfs-tools usr/lib/x86_64-linux-gnu/gconv \
     usr/share/perl5/debian* usr/share/polkit-1 usr/share/zsh usr/share/nano/extra
-rm -rf var/cache/* var/log/* var/tmp/* tmp/* run/* var/lib/dpkg/info \
+# Never /tmp: mmdebstrap has its apt configuration there, and without it would clean up the lists of
+# this machine's own apt. The builder leaves out /tmp, /run and apt's folders itself.
+rm -rf var/cache/* var/log/* var/tmp/* var/lib/dpkg/info \
     var/lib/dpkg/*-old var/lib/dpkg/lock* var/lib/dpkg/triggers var/lib/dpkg/available \
     var/lib/ucf var/lib/systemd/random-seed var/lib/systemd/deb-systemd-* var/lib/pam/seen \
     var/backups/* etc/*- var/cache/ldconfig/aux-cache
