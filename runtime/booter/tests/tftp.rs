@@ -49,7 +49,7 @@ impl Client {
             }
             self.server = Some(from);
             self.received += 1;
-            if self.lose == 0 || self.received % self.lose != 0 {
+            if self.lose == 0 || !self.received.is_multiple_of(self.lose) {
                 return Some(buffer[..length].to_vec());
             }
         }
