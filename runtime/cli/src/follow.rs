@@ -7,7 +7,7 @@ use headnode_model::event::Event;
 use headnode_model::task::{Task, TaskEvent, TaskStatus};
 use uuid::Uuid;
 
-use crate::outcome::{Failure, Result};
+use crate::outcome::{Failure, Result, say};
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub async fn task(cnapi: &Cnapi, id: Uuid, label: Option<&str>, limit: Duration)
                 }
                 for event in task.history.iter().skip(shown) {
                     if let Some(line) = line(event) {
-                        println!("{label}{line}");
+                        say!("{label}{line}")?;
                     }
                 }
                 // A task that was begun anew tells its steps anew.

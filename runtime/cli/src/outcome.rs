@@ -49,7 +49,9 @@ impl Failure {
 
     /// Tells the error and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("sdc: {}", self.message);
+        if !self.message.is_empty() {
+            eprintln!("sdc: {}", self.message);
+        }
         ExitCode::from(self.code)
     }
 }
@@ -81,9 +83,22 @@ impl From<serde_json::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        // The reader has seen enough, as in `sdc server list | head`.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self { code: 0, message: String::new() };
+        }
         Self::failed(format!("writing the output: {error}"))
     }
 }
 
 /// What a command gives.
 pub type Result<T = ()> = std::result::Result<T, Failure>;
+
+/// Prints a line, as `println!`, but gives an error where that would panic.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($argument)*).map_err($crate::outcome::Failure::from)
+    }};
+}
+pub(crate) use say;

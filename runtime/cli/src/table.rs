@@ -1,6 +1,6 @@
 //! Tables for people: columns aligned, no lines.
 
-/// Rows below their headings; the last column is not padded. Control characters, which a machine
+/// Rows below their headings, without an end of line at the end; the last column is not padded. Control characters, which a machine
 /// may put into its host name, are shown as `?` so that nobody rewrites an operator's terminal.
 pub fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
     let clean = |text: &str| -> String {
@@ -23,6 +23,7 @@ pub fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
         text.push_str(row.trim_end());
         text.push('\n');
     }
+    text.pop();
     text
 }
 
@@ -34,9 +35,9 @@ mod tests {
     #[test]
     fn columns_are_aligned() {
         let rows = vec![vec!["a".into(), "long value".into()], vec!["bcd".into(), String::new()]];
-        assert_eq!(render(&["N", "VALUE"], &rows), "N    VALUE\na    long value\nbcd  -\n");
+        assert_eq!(render(&["N", "VALUE"], &rows), "N    VALUE\na    long value\nbcd  -");
         let evil = vec![vec!["a\x1b[2Jb\n".into()]];
-        assert_eq!(render(&["N"], &evil), "N\na?[2Jb?\n");
+        assert_eq!(render(&["N"], &evil), "N\na?[2Jb?");
     }
 
     proptest! {

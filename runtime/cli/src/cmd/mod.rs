@@ -9,10 +9,10 @@ pub mod task;
 
 use serde::Serialize;
 
-use crate::outcome::Result;
+use crate::outcome::{Result, say};
 
 /// Prints JSON for scripts.
 fn print_json<T: Serialize>(value: &T) -> Result {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use headnode_client::{Cnapi, ServerQuery};
 
 use super::print_json;
-use crate::outcome::{EXIT_CODES, Result};
+use crate::outcome::{EXIT_CODES, Result, say};
 use crate::table;
 
 /// What to do with platform images.
@@ -49,10 +49,10 @@ impl Platform {
                 ]
             })
             .collect();
-        print!(
+        say!(
             "{}",
             table::render(&["PLATFORM", "OS", "LATEST", "DEFAULT", "RUNNING", "NEXT BOOT"], &rows)
-        );
+        )?;
         Ok(())
     }
 }

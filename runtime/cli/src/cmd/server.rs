@@ -7,7 +7,7 @@ use headnode_client::{Cnapi, ServerQuery};
 use serde_json::Value;
 
 use super::{print_json, setup};
-use crate::outcome::{EXIT_CODES, Failure, Result};
+use crate::outcome::{EXIT_CODES, Failure, Result, say};
 use crate::{find, follow, table};
 
 /// How long `--wait` waits for a reboot: servers with much memory test it for minutes.
@@ -96,7 +96,7 @@ impl Server {
             Self::Forget { server } => {
                 let server = find::server(cnapi, &server).await?;
                 cnapi.delete_server(server.uuid).await?;
-                println!("{} ({}) is forgotten", server.hostname, server.uuid);
+                say!("{} ({}) is forgotten", server.hostname, server.uuid)?;
                 Ok(())
             }
         }
@@ -135,7 +135,7 @@ impl List {
         let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
         let text = table::render(&headings, &rows);
         let skip = usize::from(self.no_headings);
-        text.lines().skip(skip).for_each(|line| println!("{line}"));
+        text.lines().skip(skip).try_for_each(|line| say!("{line}"))?;
         if known {
             Ok(())
         } else {
@@ -176,7 +176,7 @@ impl Get {
         match lookup(&server, &field) {
             None => Err(Failure::not_found(format!("the server has no field {field:?}"))),
             Some(Value::String(text)) if !self.json => {
-                println!("{text}");
+                say!("{text}")?;
                 Ok(())
             }
             Some(value) => print_json(value),
@@ -189,11 +189,11 @@ impl Reboot {
         let server = find::server(cnapi, &self.server).await?;
         let id = cnapi.reboot_server(server.uuid).await?;
         if !self.wait {
-            println!("{} reboots; sdc task watch {id}", server.hostname);
+            say!("{} reboots; sdc task watch {id}", server.hostname)?;
             return Ok(());
         }
         let task = follow::task(cnapi, id, None, REBOOT_LIMIT).await?;
-        println!("{}", follow::end(&task, &format!("reboot of {}", server.hostname))?);
+        say!("{}", follow::end(&task, &format!("reboot of {}", server.hostname))?)?;
         Ok(())
     }
 }

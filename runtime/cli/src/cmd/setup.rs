@@ -9,7 +9,7 @@ use headnode_model::timing::SERVER_SETUP_LIMIT;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::outcome::{Failure, Result};
+use crate::outcome::{Failure, Result, say};
 use crate::{find, follow, table};
 
 /// How many setups of `--all` run at a time.
@@ -43,7 +43,7 @@ impl Setup {
         }
         let servers = self.chosen(cnapi).await?;
         if servers.is_empty() {
-            println!("all running servers are set up");
+            say!("all running servers are set up")?;
             return Ok(());
         }
         let params = SetupParams {
@@ -68,7 +68,7 @@ impl Setup {
             results.push(done.map_err(|error| Failure::failed(error.to_string()))?);
         }
         match results.pop() {
-            Some((_, result)) if !several => result.map(|line| println!("{line}")),
+            Some((_, result)) if !several => result.and_then(|line| say!("{line}")),
             last => summary(results.into_iter().chain(last).collect()),
         }
     }
@@ -124,7 +124,7 @@ fn summary(mut results: Vec<(Server, Result<String>)>) -> Result {
         vec![server.hostname.clone(), server.uuid.to_string(), state.to_owned(), text]
     };
     let rows: Vec<_> = results.iter().map(row).collect();
-    print!("{}", table::render(&["HOSTNAME", "UUID", "SETUP", "RESULT"], &rows));
+    say!("{}", table::render(&["HOSTNAME", "UUID", "SETUP", "RESULT"], &rows))?;
     match results.iter().filter(|(_, result)| result.is_err()).count() {
         0 => Ok(()),
         failed => Err(Failure::failed(format!("{failed} of {} setups failed", results.len()))),

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::print_json;
-use crate::outcome::{Failure, Result};
+use crate::outcome::{Failure, Result, say};
 use crate::table;
 
 /// How long a service may take to say that it works.
@@ -54,7 +54,7 @@ impl Status {
                 .iter()
                 .map(|l| vec![l.service.to_owned(), state(l).to_owned(), l.place.clone(), text(l)])
                 .collect();
-            print!("{}", table::render(&["SERVICE", "STATE", "URL", "DETAIL"], &rows));
+            say!("{}", table::render(&["SERVICE", "STATE", "URL", "DETAIL"], &rows))?;
         }
         match lines.iter().find(|line| line.state.is_err()) {
             None => Ok(()),
@@ -122,6 +122,10 @@ async fn agent(host: &str) -> Line {
         Err(error) => Err(error.to_string()),
         Ok(agent) => match agent.get_task(Uuid::nil()).await {
             Ok(_) => Ok("answers".to_owned()),
+            // A refusal is an answer too.
+            Err(error) if error.status().is_some_and(|status| status < 500) => {
+                Ok("answers".to_owned())
+            }
             Err(error) => Err(error.to_string()),
         },
     };

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::print_json;
 use crate::follow;
-use crate::outcome::{EXIT_CODES, Failure, Result};
+use crate::outcome::{EXIT_CODES, Failure, Result, say};
 
 /// What to do with tasks.
 #[derive(Debug, Subcommand)]
@@ -45,23 +45,26 @@ impl Task {
                 }
                 let status = serde_json::to_value(task.status)?;
                 let status = status.as_str().unwrap_or_default();
-                println!(
+                say!(
                     "{} on {}: {status}, {} %, begun {}",
-                    task.task, task.server_uuid, task.progress, task.timestamp
-                );
+                    task.task,
+                    task.server_uuid,
+                    task.progress,
+                    task.timestamp
+                )?;
                 for event in &task.history {
                     if let Some(line) = follow::line(event) {
-                        println!("  {} {line}", event.timestamp);
+                        say!("  {} {line}", event.timestamp)?;
                     }
                 }
                 if let Some(error) = &task.error {
-                    println!("error: {error}");
+                    say!("error: {error}")?;
                 }
                 Ok(())
             }
             Self::Watch { id } => {
                 let task = follow::task(cnapi, id, None, SERVER_SETUP_LIMIT).await?;
-                println!("{}", follow::end(&task, &task.task)?);
+                say!("{}", follow::end(&task, &task.task)?)?;
                 Ok(())
             }
         }

@@ -75,20 +75,17 @@ impl Liveness {
         self.beats().values().filter(alive).count()
     }
 
-    /// Servers that are silent while the database says that they live.
+    /// Servers that have fallen silent since the last call, for the database to learn it. The next
+    /// heartbeat of each goes to the database too.
     pub fn fallen_silent(&self) -> Vec<(Uuid, OffsetDateTime)> {
-        let beats = self.beats();
-        let silent = |beat: &Beat| beat.running && beat.at.elapsed() >= self.stale;
-        beats.iter().filter(|(_, beat)| silent(beat)).map(|(id, beat)| (*id, beat.time)).collect()
-    }
-
-    /// The database has learnt that the server is silent.
-    pub fn settle(&self, uuid: Uuid) {
-        let mut beats = self.beats();
-        if let Some(beat) = beats.get_mut(&uuid) {
-            // A heartbeat that came meanwhile makes the next one write to the database.
-            beat.running = false;
+        let mut silent = Vec::new();
+        for (uuid, beat) in self.beats().iter_mut() {
+            if beat.running && beat.at.elapsed() >= self.stale {
+                beat.running = false;
+                silent.push((*uuid, beat.time));
+            }
         }
+        silent
     }
 
     /// The server is gone.
@@ -109,7 +106,6 @@ mod tests {
         liveness.beat(uuid);
         assert!(!liveness.is_alive(uuid));
         assert_eq!(liveness.fallen_silent().len(), 1);
-        liveness.settle(uuid);
         assert_eq!(liveness.fallen_silent().len(), 0);
         assert!(!liveness.beat_known(uuid), "the database has to learn that it is back");
         let liveness = Liveness::default();

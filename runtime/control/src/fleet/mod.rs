@@ -144,7 +144,8 @@ impl Fleet {
     /// [`headnode_model::timing::HEARTBEAT_RECONCILE`].
     ///
     /// # Errors
-    /// When the database fails; the servers are tried again at the next call.
+    /// When the database fails. It then keeps a stale `running`, which the next start corrects;
+    /// what callers see comes from memory.
     pub async fn reconcile(&self) -> Result<(), StoreError> {
         for (uuid, last) in self.liveness.fallen_silent() {
             let last = timestamp(last);
@@ -154,7 +155,6 @@ impl Fleet {
                 true
             })
             .await?;
-            self.liveness.settle(uuid);
             tracing::warn!(server = %uuid, last_heartbeat = last, "server is silent");
         }
         Ok(())

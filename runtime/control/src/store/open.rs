@@ -84,9 +84,11 @@ async fn check(pool: &SqlitePool) -> Result<(), String> {
     let result = sqlx::query_as::<_, (String,)>("PRAGMA quick_check(1)").fetch_one(pool).await;
     match result {
         Ok((text,)) if text == "ok" => Ok(()),
+        // What it finds may fill several lines; the first ones name the place.
         Ok((text,)) => Err(format!(
-            "the file is damaged ({text}): move it away and restart to begin anew (servers \
-             register again), or restore a snapshot of its dataset"
+            "the file is damaged ({}): move it away and restart to begin anew (servers register \
+             again), or restore a snapshot of its dataset",
+            text.replace('\n', " ")
         )),
         Err(error) => Err(explain(&error)),
     }
