@@ -11,6 +11,9 @@ use crate::exec::{self, Call, Runner};
 /// it. It is given to `zpool create` itself, so there is no moment at which the pool lacks it.
 pub const OWNER_PROPERTY: &str = "org.headnode:setup";
 
+/// End of the comment of a pool that carries a finished system.
+const FINISHED: &str = " finished";
+
 /// How long `zpool create` and `zpool import` may take: disks that spin up, many disks.
 const SLOW: Duration = Duration::from_secs(600);
 
@@ -49,6 +52,11 @@ impl Mark {
         let id: String = self.id.chars().filter(|c| *c != '-').take(12).collect();
         format!("{} {id}", self.role)
     }
+
+    /// The comment of a pool that carries a finished system, which boots by itself.
+    pub fn finished_comment(&self) -> String {
+        format!("{}{FINISHED}", self.comment())
+    }
 }
 
 /// A pool to make.
@@ -85,6 +93,17 @@ impl Importable {
     /// Whether the pool can be imported.
     pub fn usable(&self) -> bool {
         matches!(self.state.as_str(), "ONLINE" | "DEGRADED")
+    }
+
+    /// Whether the comment says that the pool carries a finished system.
+    pub fn finished(&self) -> bool {
+        self.role().is_some() && self.comment.as_ref().is_some_and(|c| c.ends_with(FINISHED))
+    }
+
+    /// Whether the pool carries this mark, finished or not.
+    pub fn has(&self, mark: &Mark) -> bool {
+        let comment = self.comment.as_deref().unwrap_or_default();
+        comment.strip_suffix(FINISHED).unwrap_or(comment) == mark.comment()
     }
 
     /// The role in the comment, when this software made the pool.
@@ -169,6 +188,18 @@ impl<R: Runner> Pools<R> {
     /// When `zpool` fails; it refuses devices that hold something.
     pub fn create(&self, spec: &PoolSpec) -> Result<(), exec::Error> {
         self.zpool(create_args(spec)).map(drop)
+    }
+
+    /// Marks an imported pool as carrying a finished system, unless that was done before.
+    ///
+    /// # Errors
+    /// When `zpool` fails.
+    pub fn mark_finished(&self, pool: &str, mark: &Mark) -> Result<(), exec::Error> {
+        let comment = mark.finished_comment();
+        if self.property(pool, "comment")? == comment {
+            return Ok(());
+        }
+        self.zpool(["set", &format!("comment={comment}"), pool]).map(drop)
     }
 
     /// Destroys an imported pool.
@@ -290,7 +321,12 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with(" zones mirror /dev/vda /dev/vdb"), "{line}");
-        assert!(spec.mark.comment().len() <= 32);
+        assert!(spec.mark.finished_comment().len() <= 32);
+        let finished = |text: String| Importable { comment: Some(text), ..Importable::default() };
+        assert!(finished(spec.mark.finished_comment()).finished());
+        assert!(finished(spec.mark.finished_comment()).has(&spec.mark));
+        assert!(!finished(spec.mark.comment()).finished());
+        assert!(finished(spec.mark.comment()).has(&spec.mark));
     }
 
     #[test]

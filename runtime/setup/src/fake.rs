@@ -15,7 +15,7 @@ use headnode_node::disk::{Disk, Partition};
 use headnode_node::file::sha256_of;
 use headnode_node::key::{Candidate, Key};
 use headnode_node::nic::Nic;
-use headnode_node::pool::{Importable, PoolSpec};
+use headnode_node::pool::{Importable, Mark, PoolSpec};
 use ipnet::Ipv4Net;
 
 use crate::machine::{Machine, ServiceState, SystemSettings};
@@ -259,6 +259,17 @@ impl Machine for Fake {
     fn pool_health(&self, _: &str) -> Result<String> {
         self.alive()?;
         Ok("ONLINE".into())
+    }
+    fn mark_finished(&self, _: &str, mark: &Mark) -> Result<()> {
+        let comment = mark.finished_comment();
+        self.effect(
+            "mark finished".into(),
+            |_| {},
+            |i| {
+                let pool = i.memory.imported.unwrap();
+                i.durable.pools[pool].comment = comment.clone();
+            },
+        )
     }
     fn create_pool(&self, spec: &PoolSpec) -> Result<()> {
         let names: Vec<String> = spec

@@ -10,7 +10,7 @@ use headnode_model::questions::{Facts, Question};
 use headnode_node::disk::Disk;
 use headnode_node::key::Key;
 use headnode_node::nic::Nic;
-use headnode_node::pool::{Importable, PoolSpec};
+use headnode_node::pool::{Importable, Mark, PoolSpec};
 use ipnet::Ipv4Net;
 
 /// How a service is doing.
@@ -77,6 +77,8 @@ pub trait Machine {
     fn pool_owner(&self, pool: &str) -> Result<String>;
     /// Health of an imported pool: `ONLINE`, …
     fn pool_health(&self, pool: &str) -> Result<String>;
+    /// Marks an imported pool as carrying a finished system.
+    fn mark_finished(&self, pool: &str, mark: &Mark) -> Result<()>;
     /// Makes a pool. Half-done: the disks have partition tables, with or without labels of ZFS.
     fn create_pool(&self, spec: &PoolSpec) -> Result<()>;
     /// Destroys what is on a disk. Half-done: some of it is left.

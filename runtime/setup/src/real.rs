@@ -15,7 +15,7 @@ use headnode_node::exec::{Call, Runner, System};
 use headnode_node::file;
 use headnode_node::key::{Key, Keys};
 use headnode_node::nic::{self, Nic, Nics};
-use headnode_node::pool::{Importable, OWNER_PROPERTY, PoolSpec, Pools};
+use headnode_node::pool::{Importable, Mark, OWNER_PROPERTY, PoolSpec, Pools};
 use ipnet::Ipv4Net;
 use time::format_description::well_known::Rfc3339;
 
@@ -134,6 +134,10 @@ impl Machine for Real {
 
     fn pool_health(&self, pool: &str) -> Result<String> {
         Ok(self.pools.property(pool, "health")?)
+    }
+
+    fn mark_finished(&self, pool: &str, mark: &Mark) -> Result<()> {
+        Ok(self.pools.mark_finished(pool, mark)?)
     }
 
     fn create_pool(&self, spec: &PoolSpec) -> Result<()> {

@@ -213,6 +213,34 @@ fn a_finished_headnode_boots_without_its_key_and_takes_a_new_platform() {
 }
 
 #[test]
+fn a_finished_headnode_boots_beside_a_key_that_is_not_its_own() {
+    let fake = machine();
+    run(&fake).unwrap();
+    fake.reset();
+    let (other, _) = key(&answers(), "kernel of someone else");
+    fake.0.borrow_mut().durable.key = Some(other.clone());
+    let events = run(&fake).unwrap();
+    assert!(events.iter().any(|e| e.to_string().contains("another manifest")));
+    assert_eq!(fake.0.borrow().durable.key, Some(other));
+}
+
+#[test]
+fn an_unfinished_headnode_waits_for_its_key() {
+    let fake = machine();
+    let at = 25;
+    fake.0.borrow_mut().die_at = Some((at, false));
+    run(&fake).unwrap_err();
+    fake.reset();
+    assert_eq!(fake.0.borrow().durable.pools.len(), 1);
+    let files = fake.0.borrow_mut().durable.key.take();
+    let (step, _) = failure(&fake);
+    assert_eq!(step, "key_found");
+    fake.reset();
+    fake.0.borrow_mut().durable.key = files;
+    run(&fake).unwrap();
+}
+
+#[test]
 fn damage_is_named_and_nothing_is_touched() {
     let fake = machine();
     let path = Path::new("os/20260101t000000z/platform/x86_64/vmlinuz");

@@ -18,7 +18,10 @@ const PARAM: &str = "headnode.manifest";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The same when a finished pool is there, which boots without a key too.
-const PATIENCE_LATER: Duration = Duration::from_secs(10);
+const PATIENCE_LATER: Duration = Duration::from_secs(30);
+
+/// How long the right key may take when another one is there already.
+const PATIENCE_OTHER: Duration = Duration::from_secs(10);
 
 /// Waits for the key and mounts it.
 pub fn found(context: &mut Context<'_>) -> Result<Ended> {
@@ -26,7 +29,14 @@ pub fn found(context: &mut Context<'_>) -> Result<Ended> {
     let wanted = wanted(context)?;
     let begin = machine.clock();
     let mut told = Duration::ZERO;
-    let mut pool: Option<bool> = None;
+    let mut pool = None;
+    // Disks may appear later than the first look; one that was there stays.
+    let bootable = |seen: &mut Option<bool>| -> Result<bool> {
+        if *seen != Some(true) {
+            *seen = Some(super::pool::bootable(machine)?);
+        }
+        Ok(*seen == Some(true))
+    };
     // Not waiting for all devices here: the key is usually there before the last disk is, and the
     // next step has much to read meanwhile.
     loop {
@@ -37,17 +47,21 @@ pub fn found(context: &mut Context<'_>) -> Result<Ended> {
         let right = found.as_ref().is_some_and(|key| wanted.is_none() || key.manifest == wanted);
         let patience = if right {
             Duration::ZERO
-        } else if *pool.get_or_insert(super::pool::visible(machine)?) {
+        } else if bootable(&mut pool)? {
             PATIENCE_LATER
         } else {
             PATIENCE
         };
         match found {
-            Some(key)
-                if right
-                    || (waited >= PATIENCE_LATER && pool != Some(true))
-                    || waited >= patience =>
-            {
+            Some(key) if !right && waited >= PATIENCE_OTHER && pool == Some(true) => {
+                // A finished system does not depend on what somebody plugged in.
+                context.say(format!(
+                    "warning: the key on {} has another manifest than this boot: it is left alone, the pool is used",
+                    key.at.device.display()
+                ));
+                return Ok(Ended::Skipped("another key, but a pool".to_owned()));
+            }
+            Some(key) if right || waited >= PATIENCE_OTHER => {
                 let line = format!("{} on {}", key.at.device.display(), key.at.disk);
                 context.key = Some(key);
                 load(context)?;

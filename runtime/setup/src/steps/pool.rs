@@ -26,7 +26,8 @@ use crate::run::{Context, Ended};
 
 const ROLE: &str = "headnode";
 
-fn mark(id: &str) -> Mark {
+/// The mark of a headnode's pool.
+pub fn mark(id: &str) -> Mark {
     Mark { role: ROLE.to_owned(), id: id.to_owned() }
 }
 
@@ -34,14 +35,11 @@ fn marker() -> PathBuf {
     Path::new("/").join(SYSTEM_POOL).join(paths::SYSTEM_POOL_MARKER)
 }
 
-/// Whether a system pool of some headnode is there, imported or not.
-pub fn visible(machine: &dyn Machine) -> Result<bool> {
-    if machine.imported().context("listing the imported pools")?.iter().any(|p| p == SYSTEM_POOL) {
-        return Ok(true);
-    }
+/// Whether a finished headnode's pool is there, not imported: one that boots without a key too.
+pub fn bootable(machine: &dyn Machine) -> Result<bool> {
     let disks = machine.disks().context("listing the disks")?;
     let pools = machine.importable(&disks).context("looking for pools")?;
-    Ok(pools.iter().any(|p| p.name == SYSTEM_POOL && p.role() == Some(ROLE)))
+    Ok(pools.iter().any(|p| p.name == SYSTEM_POOL && p.role() == Some(ROLE) && p.finished()))
 }
 
 /// Whether this headnode's finished pool is there, so that this is a later boot.
@@ -72,7 +70,7 @@ pub fn ready(context: &mut Context<'_>) -> Result<bool> {
     let pools = machine.importable(&disks).context("looking for pools")?;
     let zones: Vec<_> =
         pools.iter().filter(|p| p.name == SYSTEM_POOL && p.role() == Some(ROLE)).collect();
-    let ours = |p: &&&Importable| p.comment.as_deref() == Some(mark(&id).comment().as_str());
+    let ours = |p: &&&Importable| p.has(&mark(&id));
     let pool = match zones[..] {
         [] if context.record.phase == Phase::PoolReady => bail!(
             "the pool {SYSTEM_POOL} of this headnode is gone: its disks were {}, the machine has:{}\n  Attach the \
@@ -288,10 +286,9 @@ fn begun(context: &Context<'_>, disks: &[Disk]) -> Result<Vec<Disk>> {
 fn resume(context: &mut Context<'_>, disks: &[Disk], begun: &[Disk]) -> Result<Option<String>> {
     let machine = context.machine;
     let pools = machine.importable(begun).context("looking for pools")?;
-    let comment = mark(&context.record.id).comment();
+    let mark = mark(&context.record.id);
     // A cut within `zpool create` may come before the comment; the disks are ours all the same.
-    let ours =
-        |p: &&Importable| p.name == SYSTEM_POOL && p.comment.as_ref().is_none_or(|c| *c == comment);
+    let ours = |p: &&Importable| p.name == SYSTEM_POOL && (p.comment.is_none() || p.has(&mark));
     let Some(pool) = pools.iter().find(ours).filter(|p| p.usable()) else { return Ok(None) };
     if let Err(error) = machine.import(&pool.guid, disks) {
         context.say(format!(

@@ -101,11 +101,19 @@ pub fn services_started(context: &mut Context<'_>) -> Result<Ended> {
     Ok(Ended::Done(services.join(", ")))
 }
 
+/// The id of the setup that made the pool.
+fn setup_id(context: &Context<'_>) -> Result<String> {
+    context.machine.pool_owner(paths::SYSTEM_POOL).context("reading whose the pool is")
+}
+
 /// Sums up; the state file gets its `complete` by the runner.
 pub fn complete(context: &mut Context<'_>) -> Result<Ended> {
     let config = context.config()?;
     let value = |key| config.get(key).unwrap_or("?").to_owned();
     let (datacenter, ip) = (value("datacenter_name"), value("admin_ip"));
+    // From now on the pool boots without the key too.
+    let id = setup_id(context)?;
+    context.machine.mark_finished(paths::SYSTEM_POOL, &super::pool::mark(&id))?;
     let health = context.machine.pool_health(paths::SYSTEM_POOL)?;
     let mut lines = vec![
         format!("datacenter  {datacenter}"),
