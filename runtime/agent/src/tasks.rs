@@ -374,8 +374,11 @@ impl Tasks {
     }
 }
 
-/// Absent parameters are the defaults.
-fn setup_request(params: &Value) -> Result<SetupRequest, serde_json::Error> {
+/// Reads the parameters of `server_setup`; absent and null ones are the defaults.
+///
+/// # Errors
+/// When a parameter has a wrong type.
+pub fn setup_request(params: &Value) -> Result<SetupRequest, serde_json::Error> {
     if params.is_null() {
         return Ok(SetupRequest::default());
     }

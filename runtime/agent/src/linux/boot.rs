@@ -16,6 +16,7 @@ use headnode_node::exec::System;
 use headnode_node::nic::linux::LinuxNics;
 use headnode_node::nic::{self, Nic, Nics};
 use headnode_node::pool::Pools;
+use ipnet::Ipv4Net;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -177,24 +178,45 @@ fn nics() -> String {
 async fn admin_nic_up(params: &KernelParams, admin: &Admin) -> anyhow::Result<String> {
     let address = net::network(admin.ip, admin.mask)
         .with_context(|| format!("kernel parameter ip: {} is not a netmask", admin.mask))?;
-    let nics = LinuxNics::new(System);
-    let deadline = Instant::now() + NIC_LIMIT;
-    let found: Nic = loop {
-        match nic::by_mac(&nics.list()?, admin.mac) {
-            Ok(nic) => break nic.clone(),
-            Err(error) if Instant::now() >= deadline => return Err(error.into()),
-            Err(_) => tokio::time::sleep(NIC_POLL).await,
-        }
-    };
     let gateway = params.gateway();
-    let configure = move || -> anyhow::Result<String> {
-        let link = nics.configure(&found, address, None)?;
-        if let Some(gateway) = gateway {
-            nics.default_route(gateway)?;
+    let mac = admin.mac;
+    let deadline = Instant::now() + NIC_LIMIT;
+    loop {
+        let configured =
+            tokio::task::spawn_blocking(move || configure(mac, address, gateway)).await?;
+        match configured {
+            Err(error) if Instant::now() < deadline => {
+                tracing::debug!("{error:#}; looking again");
+                tokio::time::sleep(NIC_POLL).await;
+            }
+            result => return result,
         }
-        Ok(link)
-    };
-    tokio::task::spawn_blocking(configure).await?
+    }
+}
+
+/// Finds the admin NIC, gives it its address and tells its name.
+fn configure(mac: MacAddr, address: Ipv4Net, gateway: Option<Ipv4Addr>) -> anyhow::Result<String> {
+    let nics = LinuxNics::new(System);
+    let found = nics.list()?;
+    let found: &Nic = nic::by_mac(&found, mac)?;
+    if !is_initialized(Path::new("/"), &found.name) {
+        bail!("udev has not finished with {}: it may still rename it", found.name);
+    }
+    let link = nics.configure(found, address, None)?;
+    if let Some(gateway) = gateway {
+        nics.default_route(gateway)?;
+    }
+    Ok(link)
+}
+
+/// Whether udev is done with a link, so that its name stays: it then has a file for it, named by
+/// the link's index (sd_device_get_is_initialized(3)). Without udev nobody renames.
+fn is_initialized(root: &Path, link: &str) -> bool {
+    if !root.join("run/udev/control").exists() {
+        return true;
+    }
+    let index = std::fs::read_to_string(root.join("sys/class/net").join(link).join("ifindex"));
+    index.is_ok_and(|index| root.join(format!("run/udev/data/n{}", index.trim())).exists())
 }
 
 /// Imports the system pool when there is one that is a compute node's and whole.
@@ -297,6 +319,23 @@ async fn refresh(fetching: Fetching, params: KernelParams, hostname: String, ste
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_used_when_udev_is_done_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert!(is_initialized(root.path(), "eth0"));
+        put("run/udev/control", "");
+        put("sys/class/net/eth0/ifindex", "2\n");
+        assert!(!is_initialized(root.path(), "eth0"));
+        put("run/udev/data/n2", "");
+        assert!(is_initialized(root.path(), "eth0"));
+        assert!(!is_initialized(root.path(), "eth1"));
+    }
 
     #[test]
     fn missing_parameters_are_named() {

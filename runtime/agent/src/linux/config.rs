@@ -218,7 +218,10 @@ fn apply_shadow(config: &Config, params: &KernelParams) -> anyhow::Result<()> {
 }
 
 /// `/etc/shadow` with another password hash for root.
-fn with_root_hash(shadow: &str, hash: &str) -> anyhow::Result<String> {
+///
+/// # Errors
+/// When the hash would break the file's form.
+pub fn with_root_hash(shadow: &str, hash: &str) -> anyhow::Result<String> {
     if hash.contains([':', '\n', '\r']) {
         bail!("root_shadow is not a password hash");
     }

@@ -74,7 +74,8 @@ pub fn read(disk: &Path) -> io::Result<Option<Uuid>> {
     Ok(parse(&bytes))
 }
 
-fn parse(bytes: &[u8]) -> Option<Uuid> {
+/// The server that a record names; `None` when the bytes are no record.
+pub fn parse(bytes: &[u8]) -> Option<Uuid> {
     let text = bytes.strip_prefix(MAGIC.as_bytes())?;
     let line = text.split(|b| *b == b'\n').next()?;
     std::str::from_utf8(line).ok()?.parse().ok()
