@@ -61,7 +61,8 @@ echo "headnode: taking out what is not needed"
 cd "$root"
 ln -sfn usr/lib/systemd/systemd init
 # Keys belong to one machine; they are made at its first boot.
-rm -f etc/ssh/ssh_host_*
+# The same goes for the host id that zfsutils-linux draws: two machines with one are worse than none.
+rm -f etc/ssh/ssh_host_* etc/hostid
 : >etc/machine-id
 rm -f var/lib/dbus/machine-id etc/hostname etc/resolv.conf etc/hosts
 printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n' >etc/hosts
