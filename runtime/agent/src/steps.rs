@@ -1,6 +1,10 @@
 //! Named steps with their events: start of a node, setup of a server.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -97,12 +101,28 @@ pub fn console() -> Sink {
     })
 }
 
-/// Writes one line to standard output, with the time.
+/// Writes one line, with the time, to standard output, and as a service to the machine's consoles.
 pub fn say(line: &dyn fmt::Display) {
-    use std::io::Write;
     let line = format!("{} sdc-agent: {line}\n", clock::console_time());
     // A console that is gone is no reason to stop.
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
+    // systemd sets this for what it starts.
+    if std::env::var_os("INVOCATION_ID").is_some() {
+        write_to_consoles(&line);
+    }
+}
+
+/// Writes to every console that the kernel uses. `/dev/console` is only one of them, and with a
+/// parameter `console=` for a port that the machine lacks it is not the one that is looked at.
+fn write_to_consoles(line: &str) {
+    let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    for device in active.split_whitespace() {
+        // A port whose other end does not take anything must not hold the agent up.
+        let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
+        let path = Path::new("/dev").join(device);
+        let opened = OpenOptions::new().write(true).custom_flags(flags).open(path);
+        let _ = opened.and_then(|mut console| console.write_all(line.as_bytes()));
+    }
 }
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ pub fn kernel_line(
     words.join(" ")
 }
 
-/// The consoles, the one that becomes `/dev/console` last. Linux passes over serial ports that a
-/// machine does not have, so the first port is always among them: a machine with only that one is
-/// not mute because CNAPI's default is the second one.
+/// The consoles, the one that becomes `/dev/console` last if the machine has it. The first serial
+/// port is always among them: a machine with only that one is not mute because CNAPI's default is
+/// the second one.
 fn consoles(params: &BootParams) -> Vec<String> {
     let number = match params.serial.as_str() {
         "ttya" => 0,

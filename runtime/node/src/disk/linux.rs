@@ -201,9 +201,11 @@ fn partition(device: &Value, links: &BTreeMap<PathBuf, PathBuf>) -> Option<Parti
 }
 
 /// Start and length of the first and last part of a device of this size.
+/// The end comes first: whoever wipes them and is interrupted leaves the marks at the beginning, by
+/// which the disk is known.
 fn edges(size: u64) -> [(u64, u64); 2] {
     let length = EDGE.min(size);
-    [(0, length), (size - length, length)]
+    [(size - length, length), (0, length)]
 }
 
 fn edges_zeroed(path: &Path) -> std::io::Result<bool> {

@@ -1,14 +1,9 @@
 //! The whole chain in QEMU: an image boots a blank headnode, blank nodes PXE-boot from it, register
 //! and are set up; then everything is rebooted and must be there again.
-//!
-//! `ci/e2e` builds the images and runs this: see `e2e/mod.rs` for what it needs.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod e2e;
 
 use std::time::Duration;
 
-use e2e::{Datacenter, figure};
+use crate::datacenter::{Datacenter, figure, options};
 use headnode::lab::Firmware;
 
 /// On an idle machine a third of this; the figures that are aimed at are printed, not asserted:
@@ -16,7 +11,8 @@ use headnode::lab::Firmware;
 const BOOT: Duration = Duration::from_secs(300);
 
 /// The steps of first boot in which the headnode's plug is pulled, one after the other.
-const CUTS: [&str; 3] = ["pool_created: started", "key_copied: started", "services_started: started"];
+const CUTS: [&str; 3] =
+    ["pool_created: started", "key_copied: started", "services_started: started"];
 
 #[test]
 fn e2e_spine_bios_with_power_cuts() {
@@ -29,7 +25,7 @@ fn e2e_spine_uefi() {
 }
 
 fn spine(firmware: Firmware, cuts: &[&str]) {
-    let mut options = e2e::options("good", &format!("spine-{firmware:?}").to_lowercase());
+    let mut options = options("good", &format!("spine-{firmware:?}").to_lowercase());
     options.firmware = firmware;
     options.nodes = 2;
     options.nodes_off = true;

@@ -1,16 +1,11 @@
 //! A headnode that must not be set up: it says why in words that help, and touches nothing.
-//!
-//! `ci/e2e` builds the images and runs this: see `e2e/mod.rs` for what it needs.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod e2e;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use e2e::Datacenter;
+use crate::datacenter::{Datacenter, options};
 use headnode::image::SECTOR;
 use headnode::image::disk::ROOT_START;
 use headnode::image::fat::Volume;
@@ -20,7 +15,7 @@ const BOOT: Duration = Duration::from_secs(240);
 /// One byte of the platform's archive differs from what the build wrote.
 #[test]
 fn e2e_a_damaged_key_does_not_start_and_names_the_file() {
-    let mut options = e2e::options("good", "refuse-flipped");
+    let mut options = options("good", "refuse-flipped");
     options.disks = vec![8 << 30];
     let folder = tempfile::tempdir().unwrap();
     options.image = flipped(&options.image, "platform/x86_64/initrd", folder.path());
@@ -49,7 +44,7 @@ fn flipped(image: &Path, file: &str, folder: &Path) -> PathBuf {
 /// The answers file has three errors, one of them an admin NIC that the machine does not have.
 #[test]
 fn e2e_all_errors_of_the_answers_are_named() {
-    let mut options = e2e::options("answers", "refuse-answers");
+    let mut options = options("answers", "refuse-answers");
     options.disks = vec![8 << 30];
     let dc = Datacenter::up(&options);
     for key in ["admin_nic", "admin_ip", "datacenter_name"] {
@@ -60,7 +55,7 @@ fn e2e_all_errors_of_the_answers_are_named() {
 /// The only disk holds somebody's partition table.
 #[test]
 fn e2e_a_disk_in_use_is_named_and_not_touched() {
-    let mut options = e2e::options("good", "refuse-disk");
+    let mut options = options("good", "refuse-disk");
     options.disks = vec![8 << 30];
     let dc = Datacenter::up(&options);
     let headnode = dc.lab.machine("headnode");
