@@ -10,9 +10,9 @@ use headnode::lab::Firmware;
 /// the machine that runs the tests may be a slow one.
 const BOOT: Duration = Duration::from_secs(300);
 
-/// The steps of first boot in which the headnode's plug is pulled, one after the other.
-const CUTS: [&str; 3] =
-    ["pool_created: started", "key_copied: started", "services_started: started"];
+/// Lines of the console at which the headnode's plug is pulled during first boot, one after the
+/// other: when the pool is about to be made, when it has just been, and amid the copying of the key.
+const CUTS: [&str; 3] = ["admin_nic_up: done", "pool_created: done", "key_copied: +50 %"];
 
 #[test]
 fn e2e_spine_bios_with_power_cuts() {
@@ -86,7 +86,11 @@ fn spine(firmware: Firmware, cuts: &[&str]) {
     for machine in ["headnode", "node1", "node2"] {
         dc.lab.machine(machine).ssh("echo kept > /var/lib/kept && sync").unwrap();
     }
-    dc.headnode("sdc server reboot --all-nodes --wait");
+    let nodes = servers.iter().filter(|s| s["headnode"] == false);
+    let reboots: String = nodes
+        .map(|s| format!("sdc server reboot {} --wait & ", s["uuid"].as_str().unwrap()))
+        .collect();
+    dc.headnode(&format!("{reboots} wait"));
     let before = dc.boots("headnode");
     dc.headnode("systemctl reboot");
     let seconds = dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
