@@ -108,7 +108,8 @@ impl Machine for LinuxMachine {
     fn status_key(&self) -> String {
         // The pool's health, as the kernel module tells it without a command; absent: no pool.
         let state = format!("/proc/spl/kstat/zfs/{}/state", paths::SYSTEM_POOL);
-        std::fs::read_to_string(state).unwrap_or_default()
+        let health = std::fs::read_to_string(state).unwrap_or_default();
+        format!("{} {}", health.trim(), sysinfo::is_set_up(Path::new("/")))
     }
 
     fn set_up(

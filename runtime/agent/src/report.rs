@@ -170,6 +170,10 @@ impl Reporter {
             self.count(result.is_ok());
             trouble.note(&result);
             if result.is_ok() {
+                // What changes the status is in sysinfo too: on a headnode, that setup is over.
+                if sent.as_ref().is_some_and(|(_, last)| *last != key) {
+                    self.changed.notify_one();
+                }
                 sent = Some((Instant::now(), key));
             }
         }

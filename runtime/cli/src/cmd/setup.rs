@@ -77,6 +77,8 @@ impl Setup {
         if self.all {
             let query = ServerQuery { setup: Some(false), ..ServerQuery::default() };
             let mut servers = cnapi.list_servers(&query).await?;
+            // The headnode is sdc-setup's; it may be seen before CNAPI knows that it is done.
+            servers.retain(|server| !server.headnode);
             for server in servers.iter().filter(|s| s.status != ServerStatus::Running) {
                 eprintln!("{} ({}) is not running and is left out", server.hostname, server.uuid);
             }
