@@ -27,6 +27,8 @@ pub const FIRMWARE_IPXE: &str = "firmware/ipxe";
 
 /// Where the key is mounted while first boot uses it (C§1.2).
 pub const KEY_MOUNT: &str = "/mnt/usbkey";
+/// Where the parts of a key are that cannot be written to: the medium, and what changed.
+pub const KEY_BELOW: &str = "/run/headnode-key";
 /// The key's copy on the pool (C§1.3).
 pub const USBKEY: &str = "/usbkey";
 /// The headnode's configuration once the pool is there (C§1.6).

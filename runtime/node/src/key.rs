@@ -1,6 +1,7 @@
-//! The key: the FAT file system that the machine booted from (C§1.4).
+//! The key: the file system that the machine booted from (C§1.4). Usually FAT on a stick or disk;
+//! an ISO 9660 medium is one too, whose changes are kept in memory and lost with the power.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use headnode_model::paths;
 
@@ -8,13 +9,24 @@ use crate::disk::{Disk, DiskError, Disks};
 use crate::exec::{self, Call, Runner};
 use crate::file;
 
+/// What a key is stored on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// A FAT file system, which can be written to.
+    Fat,
+    /// An ISO 9660 file system, which cannot.
+    Iso,
+}
+
 /// A file system that may be the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Name of the disk that it lies on.
+    /// Name of the disk or optical drive that it lies on.
     pub disk: String,
     /// The device.
     pub device: PathBuf,
+    /// What it is.
+    pub medium: Medium,
 }
 
 /// A key that was found and is mounted, read-only.
@@ -26,15 +38,25 @@ pub struct Key {
     pub manifest: Option<String>,
 }
 
-/// The FAT file systems of these disks, a disk's last partitions first (C§1.13: the key's root is
-/// the last one).
+impl Key {
+    /// Whether what is written to the key is gone after the next boot.
+    pub fn forgets(&self) -> bool {
+        self.at.medium == Medium::Iso
+    }
+}
+
+/// The file systems of these disks that may be the key: FAT first, and a disk's last partitions
+/// first (C§1.13: the key's root is the last one), then ISO 9660.
 pub fn candidates(disks: &[Disk]) -> Vec<Candidate> {
     let mut found = Vec::new();
-    for disk in disks {
-        let fat = |fs: &Option<String>| matches!(fs.as_deref(), Some("vfat" | "pcfs"));
-        let parts = disk.partitions.iter().rev().filter(|p| fat(&p.fs)).map(|p| &p.path);
-        for device in parts.chain(fat(&disk.fs).then_some(&disk.path)) {
-            found.push(Candidate { disk: disk.name.clone(), device: device.clone() });
+    for (medium, names) in [(Medium::Fat, ["vfat", "pcfs"]), (Medium::Iso, ["iso9660", "hsfs"])] {
+        for disk in disks {
+            let fits = |fs: &Option<String>| fs.as_deref().is_some_and(|fs| names.contains(&fs));
+            let parts = disk.partitions.iter().rev().filter(|p| fits(&p.fs)).map(|p| &p.path);
+            for device in parts.chain(fits(&disk.fs).then_some(&disk.path)) {
+                let (disk, device) = (disk.name.clone(), device.clone());
+                found.push(Candidate { disk, device, medium });
+            }
         }
     }
     found
@@ -44,12 +66,14 @@ pub fn candidates(disks: &[Disk]) -> Vec<Candidate> {
 pub struct Keys<R> {
     runner: R,
     mount: PathBuf,
+    /// Where an ISO 9660 medium is mounted, and what is written to it is kept.
+    below: PathBuf,
 }
 
 impl<R: Runner> Keys<R> {
     /// The key at its place, [`paths::KEY_MOUNT`].
     pub fn new(runner: R) -> Self {
-        Self { runner, mount: paths::KEY_MOUNT.into() }
+        Self { runner, mount: paths::KEY_MOUNT.into(), below: paths::KEY_BELOW.into() }
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<(), exec::Error> {
@@ -63,11 +87,16 @@ impl<R: Runner> Keys<R> {
     /// When the disks cannot be listed, the mount point not made or a key not unmounted. A candidate
     /// that cannot be mounted is passed over.
     pub fn find(&self, disks: &dyn Disks, wanted: Option<&str>) -> Result<Option<Key>, KeyError> {
-        std::fs::create_dir_all(&self.mount)
-            .map_err(|source| KeyError::Io { path: self.mount.clone(), source })?;
+        let [medium, upper, work] = self.layers();
+        for path in [&self.mount, &medium, &upper, &work] {
+            std::fs::create_dir_all(path)
+                .map_err(|source| KeyError::Io { path: path.clone(), source })?;
+        }
         let mut second: Option<Key> = None;
-        for at in candidates(&disks.list()?) {
-            if let Err(error) = self.mount(&at.device) {
+        let mut all = disks.list()?;
+        all.extend(disks.optical()?);
+        for at in candidates(&all) {
+            if let Err(error) = self.mount(&at) {
                 tracing::warn!(device = %at.device.display(), %error, "mounting a candidate for the key");
                 continue;
             }
@@ -83,25 +112,31 @@ impl<R: Runner> Keys<R> {
             self.unmount()?;
         }
         if let Some(key) = &second {
-            self.mount(&key.at.device)?;
+            self.mount(&key.at)?;
         }
         Ok(second)
     }
 
-    fn mount(&self, device: &Path) -> Result<(), exec::Error> {
-        // The time stamps of FAT are of no use, and each write to a stick costs.
-        let at = self.mount.display().to_string();
-        self.run(
-            "mount",
-            &[
-                "-t",
-                "vfat",
-                "-o",
-                "ro,noatime,umask=0077,shortname=lower",
-                &device.display().to_string(),
-                &at,
-            ],
-        )
+    /// Mount point of the medium, changes to it, and overlayfs' work folder.
+    fn layers(&self) -> [PathBuf; 3] {
+        ["medium", "upper", "work"].map(|name| self.below.join(name))
+    }
+
+    fn mount(&self, at: &Candidate) -> Result<(), exec::Error> {
+        let (device, mount) = (at.device.display().to_string(), self.mount.display().to_string());
+        match at.medium {
+            // The time stamps of FAT are of no use, and each write to a stick costs.
+            Medium::Fat => {
+                let options = "ro,noatime,umask=0077,shortname=lower";
+                self.run("mount", &["-t", "vfat", "-o", options, &device, &mount])
+            }
+            Medium::Iso => {
+                let [medium, upper, work] = self.layers().map(|path| path.display().to_string());
+                self.run("mount", &["-t", "iso9660", "-o", "ro", &device, &medium])?;
+                let layers = format!("lowerdir={medium},upperdir={upper},workdir={work}");
+                self.run("mount", &["-t", "overlay", "-o", &layers, "overlay", &mount])
+            }
+        }
     }
 
     /// Unmounts the key.
@@ -109,7 +144,12 @@ impl<R: Runner> Keys<R> {
     /// # Errors
     /// When `umount` fails.
     pub fn unmount(&self) -> Result<(), exec::Error> {
-        self.run("umount", &[&self.mount.display().to_string()])
+        self.run("umount", &[&self.mount.display().to_string()])?;
+        let [medium, ..] = self.layers();
+        match crate::dataset::mounted_at(&medium) {
+            Ok(Some(_)) => self.run("umount", &[&medium.display().to_string()]),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the key writable, or read-only again. It is writable only for single writes, so that
@@ -144,11 +184,13 @@ pub enum KeyError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::disk::Partition;
 
     #[test]
-    fn candidates_are_fat_and_the_last_partition_comes_first() {
+    fn fat_comes_first_and_a_disks_last_partition_before_its_others() {
         let part = |name: &str, fs: &str| Partition {
             name: name.into(),
             path: Path::new("/dev").join(name),
@@ -166,7 +208,16 @@ mod tests {
             fs: Some("vfat".into()),
             ..Disk::default()
         };
-        let found: Vec<_> = candidates(&[key, bare]).into_iter().map(|c| c.device).collect();
-        assert_eq!(found, ["/dev/sda3", "/dev/sda1", "/dev/vdc"].map(PathBuf::from));
+        let disc = Disk {
+            name: "sr0".into(),
+            path: "/dev/sr0".into(),
+            fs: Some("iso9660".into()),
+            ..Disk::default()
+        };
+        let found: Vec<_> =
+            candidates(&[disc, key, bare]).into_iter().map(|c| (c.device, c.medium)).collect();
+        let fat = ["/dev/sda3", "/dev/sda1", "/dev/vdc"].map(|p| (PathBuf::from(p), Medium::Fat));
+        assert_eq!(found[..3], fat);
+        assert_eq!(found[3..], [("/dev/sr0".into(), Medium::Iso)]);
     }
 }

@@ -13,7 +13,7 @@ use headnode_model::questions::{Facts, Question};
 use headnode_node::dataset::DATASETS;
 use headnode_node::disk::{Disk, Partition};
 use headnode_node::file::sha256_of;
-use headnode_node::key::{Candidate, Key};
+use headnode_node::key::{Candidate, Key, Medium};
 use headnode_node::nic::Nic;
 use headnode_node::pool::{Importable, Mark, PoolSpec};
 use ipnet::Ipv4Net;
@@ -65,6 +65,8 @@ pub struct Inner {
     pub dead: bool,
     pub params: String,
     pub failing_service: bool,
+    /// What the key holds at every boot, when it is a disc, which cannot be written to.
+    pub disc: Option<Files>,
 }
 
 pub struct Fake(pub RefCell<Inner>);
@@ -103,6 +105,7 @@ impl Fake {
             dead: false,
             params: params.into(),
             failing_service: false,
+            disc: None,
         }))
     }
 
@@ -113,6 +116,9 @@ impl Fake {
         inner.dead = false;
         inner.die_at = None;
         inner.effects.clear();
+        if inner.disc.is_some() {
+            inner.durable.key = inner.disc.clone();
+        }
     }
 
     /// One effect. Dies before it, or in the middle of it by `half`.
@@ -206,7 +212,11 @@ impl Machine for Fake {
         self.alive()?;
         let inner = self.0.borrow();
         Ok(inner.durable.key.as_ref().map(|files| Key {
-            at: Candidate { disk: "sdk".into(), device: "/dev/sdk3".into() },
+            at: Candidate {
+                disk: "sdk".into(),
+                device: "/dev/sdk3".into(),
+                medium: if inner.disc.is_some() { Medium::Iso } else { Medium::Fat },
+            },
             manifest: files.get(Path::new(paths::KEY_MANIFEST)).map(|b| sha256_of(b)),
         }))
     }

@@ -81,6 +81,12 @@ impl Context<'_> {
         self.config.as_ref().context("the configuration is not known yet")
     }
 
+    /// Whether nothing outside of the pool can tell whose the pool is: there is no key, or it cannot
+    /// keep anything. A pool of a finished headnode is then taken as this one's.
+    pub fn forgetful(&self) -> bool {
+        self.key.as_ref().is_none_or(Key::forgets)
+    }
+
     fn event(&mut self, what: StepEvent) {
         let Report { step, index, count, .. } = self.report;
         let event = Event { time: self.machine.now(), step: step.to_owned(), index, count, what };

@@ -212,6 +212,53 @@ fn a_finished_headnode_boots_without_its_key_and_takes_a_new_platform() {
     assert_eq!(finished(&fake).0.pools[0].datasets["usbkey"][kernel], b"kernel two");
 }
 
+/// A machine that boots from a disc, which forgets everything.
+fn machine_with_a_disc() -> Fake {
+    let fake = machine();
+    let files = fake.0.borrow().durable.key.clone();
+    fake.0.borrow_mut().disc = files;
+    fake
+}
+
+#[test]
+fn a_headnode_on_a_disc_is_set_up_once_and_then_lives_on_its_pool() {
+    let fake = machine_with_a_disc();
+    run(&fake).unwrap();
+    let (durable, _) = finished(&fake);
+    fake.reset();
+    let events = run(&fake).unwrap();
+    assert!(events.iter().any(|e| e.step == "pool_imported"));
+    assert_eq!(finished(&fake).0.pools, durable.pools);
+}
+
+#[test]
+fn a_power_cut_beside_a_disc_loses_nothing_and_names_the_disk_that_it_left_half_made() {
+    let effects = {
+        let fake = machine_with_a_disc();
+        run(&fake).unwrap();
+        fake.0.borrow().effects.clone()
+    };
+    let mut refused = 0;
+    for (number, halfway) in (0..effects.len()).flat_map(|n| [(n, false), (n, true)]) {
+        let fake = machine_with_a_disc();
+        fake.0.borrow_mut().die_at = Some((number, halfway));
+        run(&fake).unwrap_err();
+        fake.reset();
+        let pools = fake.0.borrow().durable.pools.len();
+        match run(&fake) {
+            Ok(_) => drop(finished(&fake)),
+            // Nothing but the disc could have told that the disk was ours.
+            Err((failure, _)) => {
+                let error = format!("{:#}", failure.error);
+                assert!(error.contains("wipe_disks"), "after {}: {error}", effects[number]);
+                assert_eq!(fake.0.borrow().durable.pools.len(), pools);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && refused <= 4, "{refused} cuts ended in a refusal: {effects:?}");
+}
+
 #[test]
 fn a_finished_headnode_boots_beside_a_key_that_is_not_its_own() {
     let fake = machine();

@@ -35,6 +35,11 @@ impl<R: Runner> Disks for IllumosDisks<R> {
         Ok(disks)
     }
 
+    /// `diskinfo` lists optical drives among the removable disks.
+    fn optical(&self) -> Result<Vec<Disk>, DiskError> {
+        Ok(Vec::new())
+    }
+
     fn settle(&self, limit: Duration) {
         if let Err(error) = self.runner.run(&Call::new("devfsadm", ["-c", "disk"]).timeout(limit)) {
             tracing::warn!(%error, "waiting for devices");

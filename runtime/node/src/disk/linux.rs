@@ -16,6 +16,11 @@ use crate::exec::{Call, Runner};
 /// RAID and LVM formats and ZFS (four labels of 256 KiB at both ends) have their marks there.
 const EDGE: u64 = 1 << 20;
 
+/// What `lsblk` calls a disk.
+const DISK: &str = "disk";
+/// What `lsblk` calls an optical drive.
+const OPTICAL: &str = "rom";
+
 /// Device names that are no disks although `lsblk` calls them so.
 const NOT_DISKS: [&str; 6] = ["zd", "zram", "nbd", "ram", "fd", "loop"];
 
@@ -29,16 +34,18 @@ impl<R: Runner> LinuxDisks<R> {
     pub fn new(runner: R) -> Self {
         Self { runner }
     }
+
+    fn devices(&self, kind: &str) -> Result<Vec<Disk>, DiskError> {
+        const COLUMNS: &str =
+            "NAME,PATH,TYPE,SIZE,SERIAL,MODEL,TRAN,RM,RO,ROTA,PTTYPE,FSTYPE,LABEL,MOUNTPOINTS";
+        let call = Call::new("lsblk", ["--json", "--bytes", "--tree", "--output", COLUMNS]);
+        parse_lsblk(&self.runner.run(&call)?.stdout, kind, &id_links(Path::new("/dev/disk/by-id")))
+    }
 }
 
 impl<R: Runner> Disks for LinuxDisks<R> {
     fn list(&self) -> Result<Vec<Disk>, DiskError> {
-        const COLUMNS: &str =
-            "NAME,PATH,TYPE,SIZE,SERIAL,MODEL,TRAN,RM,RO,ROTA,PTTYPE,FSTYPE,LABEL,MOUNTPOINTS";
-        let out = self
-            .runner
-            .run(&Call::new("lsblk", ["--json", "--bytes", "--tree", "--output", COLUMNS]))?;
-        let mut disks = parse_lsblk(&out.stdout, &id_links(Path::new("/dev/disk/by-id")))?;
+        let mut disks = self.devices(DISK)?;
         for disk in &mut disks {
             disk.zeroed = true;
             if !disk.blank() {
@@ -55,6 +62,10 @@ impl<R: Runner> Disks for LinuxDisks<R> {
             };
         }
         Ok(disks)
+    }
+
+    fn optical(&self) -> Result<Vec<Disk>, DiskError> {
+        self.devices(OPTICAL)
     }
 
     fn settle(&self, limit: Duration) {
@@ -108,17 +119,22 @@ fn id_links(dir: &Path) -> BTreeMap<PathBuf, PathBuf> {
     links
 }
 
-/// Reads `lsblk`'s JSON.
+/// Reads the devices of a type, `disk` or `rom`, from `lsblk`'s JSON.
 ///
 /// # Errors
 /// When it is not of the form that util-linux 2.34 and later write.
-pub fn parse_lsblk(json: &str, links: &BTreeMap<PathBuf, PathBuf>) -> Result<Vec<Disk>, DiskError> {
+pub fn parse_lsblk(
+    json: &str,
+    kind: &str,
+    links: &BTreeMap<PathBuf, PathBuf>,
+) -> Result<Vec<Disk>, DiskError> {
     let odd = |reason: String| DiskError::Output { command: "lsblk".to_owned(), reason };
     let value: Value = serde_json::from_str(json).map_err(|e| odd(e.to_string()))?;
     let devices = value["blockdevices"]
         .as_array()
         .ok_or_else(|| odd("no list of block devices".to_owned()))?;
-    let mut disks: Vec<Disk> = devices.iter().filter_map(|device| disk(device, links)).collect();
+    let mut disks: Vec<Disk> =
+        devices.iter().filter_map(|device| disk(device, kind, links)).collect();
     disks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(disks)
 }
@@ -153,12 +169,12 @@ fn users(device: &Value) -> Vec<String> {
     mounts.chain(built.filter_map(|c| text(c, "name"))).collect()
 }
 
-fn disk(device: &Value, links: &BTreeMap<PathBuf, PathBuf>) -> Option<Disk> {
+fn disk(device: &Value, kind: &str, links: &BTreeMap<PathBuf, PathBuf>) -> Option<Disk> {
     let name = text(device, "name")?;
     let numbered = |prefix: &str| {
         name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
-    if device["type"].as_str() != Some("disk")
+    if device["type"].as_str() != Some(kind)
         || NOT_DISKS.iter().any(|p| numbered(p))
         || size(device) == 0
     {
@@ -268,7 +284,7 @@ mod tests {
     #[test]
     fn real_disks_are_told_with_what_is_on_them() {
         let links = BTreeMap::from([("/dev/vdb".into(), "/dev/disk/by-id/virtio-S2".into())]);
-        let disks = parse_lsblk(LSBLK, &links).unwrap();
+        let disks = parse_lsblk(LSBLK, DISK, &links).unwrap();
         let names: Vec<_> = disks.iter().map(|d| d.name.as_str()).collect();
         assert_eq!(names, ["nvme0n1", "sda", "vdb"]);
         assert_eq!(disks[0].mounted, ["md0"]);
@@ -278,12 +294,14 @@ mod tests {
         assert!(disks[1].removable && disks[1].in_use());
         assert_eq!(disks[2].best_path(), Path::new("/dev/disk/by-id/virtio-S2"));
         assert_eq!(disks[2].size, 8_589_934_592);
+        let discs = parse_lsblk(LSBLK, OPTICAL, &links).unwrap();
+        assert_eq!(discs.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["sr0"]);
     }
 
     #[test]
     fn odd_output_is_told() {
-        assert!(parse_lsblk("", &BTreeMap::new()).unwrap_err().to_string().contains("lsblk"));
-        assert!(parse_lsblk("{}", &BTreeMap::new()).is_err());
+        assert!(parse_lsblk("", DISK, &BTreeMap::new()).unwrap_err().to_string().contains("lsblk"));
+        assert!(parse_lsblk("{}", DISK, &BTreeMap::new()).is_err());
     }
 
     #[test]
@@ -306,7 +324,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_output_panics(text: String) {
-            drop(parse_lsblk(&text, &BTreeMap::new()));
+            drop(parse_lsblk(&text, DISK, &BTreeMap::new()));
         }
     }
 }

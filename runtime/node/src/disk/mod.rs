@@ -200,6 +200,12 @@ pub trait Disks: Send + Sync {
     /// When the system's list cannot be had.
     fn list(&self) -> Result<Vec<Disk>, DiskError>;
 
+    /// Lists the optical drives with a medium in them; they are no disks to put anything on.
+    ///
+    /// # Errors
+    /// When the system's list cannot be had.
+    fn optical(&self) -> Result<Vec<Disk>, DiskError>;
+
     /// Waits until the system has noticed the devices that are there, at most `limit`.
     fn settle(&self, limit: Duration);
 

@@ -24,7 +24,7 @@ pub fn configured(context: &mut Context<'_>) -> Result<Ended> {
         let Some(bytes) = machine.read(&path)? else { continue };
         let config = parse(&bytes).with_context(|| format!("reading {}", path.display()))?;
         if whose == "pool"
-            && context.key.is_some()
+            && !context.forgetful()
             && machine.read(&on_key(paths::CONFIG))?.is_none()
         {
             context.say("the key has no configuration: it gets the pool's");

@@ -52,12 +52,12 @@ pub fn ready(context: &mut Context<'_>) -> Result<bool> {
     let id = context.record.id.clone();
     let known = context.key.is_some() && !id.is_empty();
     let virgin = context.key.is_some() && id.is_empty();
-    if !virgin {
+    if !virgin || context.forgetful() {
         await_devices(context)?;
     }
     if machine.imported().context("listing the imported pools")?.iter().any(|p| p == SYSTEM_POOL) {
         let owner = machine.pool_owner(SYSTEM_POOL)?;
-        let ours = context.key.is_none() || owner == id;
+        let ours = context.forgetful() || owner == id;
         if !ours && !adopt(context) {
             return Err(foreign("is imported", &owner));
         }
@@ -94,7 +94,7 @@ pub fn ready(context: &mut Context<'_>) -> Result<bool> {
             None if !adopt(context) => return Ok(false),
             None => zones[0],
         },
-        [pool] if context.key.is_none() || adopt(context) => pool,
+        [pool] if context.forgetful() || adopt(context) => pool,
         // Left alone: their disks are not blank.
         [pool, ..] if context.key.is_some() => {
             let owner = pool.comment.clone().unwrap_or_default();
