@@ -1,8 +1,8 @@
-//! The store's promises, on SQLite, and on PostgreSQL when `SDC_TEST_POSTGRES` names an empty
-//! database by URL.
+//! The store's promises, on SQLite and on PostgreSQL (Debian's package `postgresql`).
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+mod postgres;
 
 use headnode_model::task::{Task, TaskStatus};
 use sdc_control::fleet::Fleet;
@@ -115,9 +115,6 @@ async fn sqlite() {
 
 #[tokio::test]
 async fn postgres() {
-    let Ok(url) = std::env::var("SDC_TEST_POSTGRES") else {
-        println!("SDC_TEST_POSTGRES is not set: PostgreSQL is not tested");
-        return;
-    };
-    keeps_its_promises(open(&url).await.unwrap()).await;
+    let server = postgres::Server::start();
+    keeps_its_promises(open(&server.url()).await.unwrap()).await;
 }

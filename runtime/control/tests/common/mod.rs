@@ -1,6 +1,8 @@
 //! A control plane on an ephemeral loopback port, and a machine with an agent to go with it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod process;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
