@@ -2,6 +2,7 @@
 
 mod show;
 mod terminal;
+mod wait;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::lab::control::{self, LinkChange, PowerAction, Request};
 use crate::lab::down::{self, Keep};
 use crate::lab::paths::Paths;
-use crate::lab::spec::{Forward, parse_size};
+use crate::lab::spec::{Forward, parse_size, parse_uuid};
 use crate::lab::state::Power;
 use crate::lab::supervisor::Supervisor;
 use crate::lab::{Accel, Firmware, KeyBus, Lab, Machine, Options, Rom, client, disks, ssh};
@@ -108,23 +109,28 @@ enum Verb {
         /// on; off (asks the operating system, and waits); reset; kill (pulls the plug)
         action: PowerAction,
     },
-    /// Wait for a line on a machine's console
+    /// Wait for a line on the consoles of one or more machines
     ///
-    /// Prints the seconds from the machine's last power-on or reset to the line, and the line.
-    /// Status 1: the time is over or the machine is off.
+    /// Prints, for each, the seconds from the machine's last power-on or reset to the line, and the
+    /// line. A terminal sees meanwhile what each console shows. Status 1: the time is over or a
+    /// machine is off.
     Wait {
-        /// The machine
-        name: String,
+        /// The machines
+        #[arg(required = true)]
+        names: Vec<String>,
         /// What the line must match
         #[arg(long, value_name = "REGEX")]
         console: String,
+        /// Print the lines that match this on the way, on standard error
+        #[arg(long, value_name = "REGEX")]
+        show: Option<String>,
         /// Seconds
         #[arg(long, default_value_t = 120)]
         timeout: u64,
         /// Begin with this start of the machine (1 is the first), and wait for it
         #[arg(long, value_name = "N")]
         boot: Option<u64>,
-        /// Print JSON: {"seconds": 12.3, "line": "…"}
+        /// Print JSON, a line for each machine: {"machine": "…", "seconds": 12.3, "line": "…"}
         #[arg(long)]
         json: bool,
     },
@@ -224,6 +230,9 @@ struct MachineArgs {
     /// The private key for `lab ssh`, when it is not that of `lab key`
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
+    /// Give a machine another UUID than the one that follows from the names
+    #[arg(long, value_name = "MACHINE=UUID", value_parser = parse_uuid)]
+    uuid: Vec<(String, uuid::Uuid)>,
 }
 
 /// A newtype, because clap would take a list for several values.
@@ -264,6 +273,7 @@ impl MachineArgs {
             record: self.record,
             forwards: self.forward,
             ssh_key: self.ssh_key,
+            uuids: self.uuid,
             ..Options::new(image, dir)
         }
     }
@@ -295,9 +305,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         Verb::Ssh { name, command } => return log_in(&paths, &name, &command),
         Verb::Power { name, action } => power(&Machine::new(paths, &name), action),
-        Verb::Wait { name, console, timeout, boot, json } => {
+        Verb::Wait { names, console, show, timeout, boot, json } => {
+            let machines: Vec<_> = names.iter().map(|n| Machine::new(paths.clone(), n)).collect();
             let limit = Duration::from_secs(timeout);
-            wait(&Machine::new(paths, &name), &console, limit, boot, json)
+            wait::run(&machines, &wait::Line { console, show, boot, limit }, json)
         }
         Verb::Link { name, loss, delay, down, up, clear } => {
             let change = if clear {
@@ -361,30 +372,6 @@ fn power(machine: &Machine, action: PowerAction) -> Result<()> {
     let name = machine.name();
     let words = action.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
     eprintln!("{name}: {words}");
-    Ok(())
-}
-
-fn wait(
-    machine: &Machine,
-    regex: &str,
-    limit: Duration,
-    boot: Option<u64>,
-    json: bool,
-) -> Result<()> {
-    let begin = Instant::now();
-    let boot = match boot {
-        Some(number) => machine.wait_boot(number, limit)?,
-        None => machine.boot()?,
-    };
-    let rest = limit.saturating_sub(begin.elapsed());
-    let seen = machine.wait_console_from(&boot, regex, rest)?;
-    let mut out = std::io::stdout();
-    if json {
-        let value = serde_json::json!({ "seconds": seen.seconds, "line": seen.line });
-        writeln!(out, "{value}")?;
-    } else {
-        writeln!(out, "{:.1} s: {}", seen.seconds, seen.line)?;
-    }
     Ok(())
 }
 

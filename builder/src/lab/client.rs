@@ -338,6 +338,20 @@ impl Machine {
     /// # Errors
     /// As [`Machine::wait_console`].
     pub fn wait_console_from(&self, boot: &Boot, regex: &str, limit: Duration) -> Result<Seen> {
+        self.watch_console_from(boot, regex, limit, &mut |_| {})
+    }
+
+    /// As [`Machine::wait_console_from`]; tells each line that it reads on the way.
+    ///
+    /// # Errors
+    /// As [`Machine::wait_console`].
+    pub fn watch_console_from(
+        &self,
+        boot: &Boot,
+        regex: &str,
+        limit: Duration,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Seen> {
         let wanted = Regex::new(regex).with_context(|| format!("understanding '{regex}'"))?;
         let deadline = Instant::now() + limit;
         let mut log = Follower::open(&self.paths.console(&self.name), boot.console_offset)?;
@@ -347,6 +361,9 @@ impl Machine {
             let off = self.state()?.power == Power::Off || !self.supervised()?;
             let mut found: Option<Line> = None;
             log.read(|line| {
+                if found.is_none() {
+                    tell(&line.text);
+                }
                 if found.is_none() && wanted.is_match(&line.text) {
                     found = Some(line.clone());
                 }

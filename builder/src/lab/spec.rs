@@ -133,6 +133,9 @@ pub struct Options {
     pub forwards: Vec<Forward>,
     /// The private key for `lab ssh`, when it is not the lab's own.
     pub ssh_key: Option<PathBuf>,
+    /// UUIDs of machines that differ from [`machine_uuid`]; two machines may have the same one, as
+    /// boards of careless makers do.
+    pub uuids: Vec<(String, Uuid)>,
     /// Leave the nodes powered off at first.
     pub nodes_off: bool,
     /// The `headnode` program that becomes the supervisor; `None` is the running program.
@@ -158,6 +161,7 @@ impl Options {
             record: None,
             forwards: Vec::new(),
             ssh_key: None,
+            uuids: Vec::new(),
             nodes_off: false,
             program: None,
         }
@@ -191,11 +195,30 @@ impl Options {
                 faults.push(format!("{what}: {size} bytes: must be 1 MiB to 16 TiB"));
             }
         }
+        let is_node = |name: &str| (1..=self.nodes).any(|index| name == node_name(index));
+        for (name, _) in self.uuids.iter().filter(|(name, _)| name != HEADNODE && !is_node(name)) {
+            faults.push(format!("--uuid {name}=…: the lab will have no machine '{name}'"));
+        }
         if !faults.is_empty() {
             bail!("{}", faults.join("\n"));
         }
         Ok(())
     }
+}
+
+/// Reads what `--uuid` takes: `MACHINE=UUID`.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn parse_uuid(text: &str) -> Result<(String, Uuid), String> {
+    let bad = || format!("'{text}' is not MACHINE=UUID, for example node2={}", Uuid::nil());
+    let (machine, uuid) = text.split_once('=').ok_or_else(bad)?;
+    Ok((machine.to_owned(), uuid.parse().map_err(|_| bad())?))
+}
+
+/// The name of a node by its number, from 1.
+fn node_name(index: u8) -> String {
+    format!("node{index}")
 }
 
 /// Reads a size such as `8G`, `512M`, `1T` or a number of bytes.
@@ -300,8 +323,12 @@ impl LabSpec {
 
 /// The machines that the options ask for. `forwards` is ssh's port and the others, all chosen.
 pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
+    let uuid = |name: &str| {
+        let chosen = options.uuids.iter().rfind(|(machine, _)| machine == name);
+        chosen.map_or_else(|| machine_uuid(&options.name, name), |(_, uuid)| *uuid)
+    };
     let machine = |name: String, index: u8| MachineSpec {
-        uuid: machine_uuid(&options.name, &name),
+        uuid: uuid(&name),
         admin_mac: admin_mac(index).to_string(),
         external_mac: None,
         firmware: options.firmware,
@@ -325,9 +352,7 @@ pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
         start: true,
         ..machine(HEADNODE.to_owned(), 0)
     };
-    std::iter::once(headnode)
-        .chain((1..=options.nodes).map(|i| machine(format!("node{i}"), i)))
-        .collect()
+    std::iter::once(headnode).chain((1..=options.nodes).map(|i| machine(node_name(i), i))).collect()
 }
 
 #[cfg(test)]
@@ -361,8 +386,24 @@ mod tests {
         options.name = "Bad/../name".to_owned();
         options.memory = 1;
         options.node_disks = vec![5];
+        options.nodes = 1;
+        options.uuids = vec![parse_uuid(&format!("node2={}", Uuid::nil())).unwrap()];
         let text = options.validate().unwrap_err().to_string();
-        assert_eq!(text.lines().count(), 3, "{text}");
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.contains("no machine 'node2'"), "{text}");
+    }
+
+    #[test]
+    fn a_chosen_uuid_replaces_the_usual_one() {
+        let options = Options {
+            nodes: 2,
+            uuids: vec![("node2".to_owned(), machine_uuid("lab", "node1"))],
+            ..Options::new("image", "dir")
+        };
+        let made = machines(&options, Vec::new());
+        assert_eq!(made[1].uuid, made[2].uuid);
+        assert_eq!(made[0].uuid, machine_uuid("lab", "headnode"));
+        assert!(parse_uuid("node2").is_err() && parse_uuid("node2=7").is_err());
     }
 
     #[test]
