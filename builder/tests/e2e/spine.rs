@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::datacenter::{Datacenter, figure, options};
-use headnode::lab::Firmware;
+use headnode::lab::{Firmware, machine_uuid};
 
 /// On an idle machine a third of this; the figures that are aimed at are printed, not asserted:
 /// the machine that runs the tests may be a slow one.
@@ -27,8 +27,9 @@ fn e2e_spine_uefi() {
 fn spine(firmware: Firmware, cuts: &[&str]) {
     let mut options = options("good", &format!("spine-{firmware:?}").to_lowercase());
     options.firmware = firmware;
-    options.nodes = 2;
+    options.nodes = 3;
     options.nodes_off = true;
+    options.uuids = vec![("node3".to_owned(), machine_uuid(&options.name, "node1"))];
     let pcap = options.dir.with_extension("pcap");
     options.record = Some(pcap);
     let dc = Datacenter::up(&options);
@@ -56,6 +57,8 @@ fn spine(firmware: Firmware, cuts: &[&str]) {
             && servers.iter().all(|s| s["status"] == "running" && s["setup"] == s["headnode"])
     });
 
+    // A board with the UUID of another one that is running.
+    dc.lab.machine("node3").power_on().unwrap();
     dc.headnode("sdc server setup --all --wait");
     let check = |dc: &Datacenter| {
         let servers = dc.wait_servers(BOOT, |servers| {
@@ -80,6 +83,9 @@ fn spine(firmware: Firmware, cuts: &[&str]) {
     };
     check(&dc);
     dc.memory_of_services();
+    dc.wait("node3", r"CNAPI REFUSES this server: .*override_uuid=", BOOT);
+    dc.lab.machine("node3").power_kill().unwrap();
+    check(&dc);
 
     // Something that must survive, on each machine.
     for machine in ["headnode", "node1", "node2"] {
