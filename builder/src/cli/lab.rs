@@ -4,7 +4,6 @@ mod show;
 mod terminal;
 mod wait;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -172,7 +171,7 @@ enum Verb {
 
 #[derive(clap::Args, Debug)]
 struct LabArgs {
-    /// The headnode's disk image, raw or compressed (zstd, gzip); it is only read
+    /// The headnode's disk image: raw, compressed (zstd, gzip), qcow2, vmdk or ISO; it is only read
     image: PathBuf,
     #[command(flatten)]
     machines: MachineArgs,

@@ -106,14 +106,27 @@ fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result
     }
     if machine.key.is_some() {
         let image = image.canonicalize().with_context(|| format!("finding {}", image.display()))?;
+        let format = format_of(&image)?;
         Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
             .arg(image)
             .arg(dir.join(KEY_FILE))
             .run()
             .context("laying an overlay over the image")?;
     }
     Ok(())
+}
+
+/// What QEMU calls the format of an image, which its first bytes tell.
+fn format_of(image: &Path) -> Result<&'static str> {
+    let mut magic = [0; 4];
+    let mut file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
+    let known = file.read(&mut magic).with_context(|| format!("reading {}", image.display()))?;
+    Ok(match &magic[..known] {
+        b"QFI\xfb" => "qcow2",
+        b"KDMV" => "vmdk",
+        _ => "raw",
+    })
 }
 
 /// Unpacks a compressed image into `to`; any other is used where it lies.
@@ -184,6 +197,19 @@ mod tests {
         std::fs::write(&packed, gzip.finish().unwrap()).unwrap();
         assert_eq!(unpack(&packed, &to).unwrap(), to);
         assert_eq!(std::fs::read(&to).unwrap(), bytes);
+    }
+
+    #[test]
+    fn the_format_of_an_image_is_known_by_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        for (format, name) in [("raw", "a.qcow2"), ("qcow2", "b.img"), ("vmdk", "c.img")] {
+            let image = folder.path().join(name);
+            let options: &[&str] =
+                if format == "vmdk" { &["-o", "subformat=streamOptimized"] } else { &[] };
+            let create = Command::new("qemu-img").args(["create", "-q", "-f", format]);
+            create.args(options).arg(&image).arg("1M").run().unwrap();
+            assert_eq!(format_of(&image).unwrap(), format);
+        }
     }
 
     #[test]

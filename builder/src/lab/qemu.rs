@@ -95,14 +95,15 @@ fn firmware(line: &mut Line, machine: &MachineSpec, lab_dir: &Path) {
 fn disks(line: &mut Line, machine: &MachineSpec) {
     let name = &machine.name;
     if let Some(bus) = machine.key {
-        line.add("-drive", format!("if=none,id=key,format=qcow2,discard=unmap,file={KEY_FILE}"));
-        let device = match bus {
-            KeyBus::Usb => {
-                line.add("-device", "qemu-xhci,id=usb");
-                "usb-storage,bus=usb.0,removable=on"
-            }
-            KeyBus::Virtio => "virtio-blk-pci",
+        let (device, drive) = match bus {
+            KeyBus::Usb => ("usb-storage,bus=usb.0,removable=on", "discard=unmap"),
+            KeyBus::Virtio => ("virtio-blk-pci", "discard=unmap"),
+            KeyBus::Cdrom => ("ide-cd", "media=cdrom,readonly=on"),
         };
+        if bus == KeyBus::Usb {
+            line.add("-device", "qemu-xhci,id=usb");
+        }
+        line.add("-drive", format!("if=none,id=key,format=qcow2,{drive},file={KEY_FILE}"));
         line.add("-device", format!("{device},drive=key,serial={name}-key,bootindex=1"));
     }
     for index in 0..machine.disks.len() {

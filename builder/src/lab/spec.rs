@@ -50,6 +50,8 @@ pub enum KeyBus {
     Usb,
     /// A virtio disk, as in a cloud's virtual machine.
     Virtio,
+    /// A disc in a SATA drive; for ISO images.
+    Cdrom,
 }
 
 /// Who runs the guests' instructions.
@@ -103,7 +105,8 @@ impl std::str::FromStr for Forward {
 /// What `lab up` is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The headnode's disk image: raw, or compressed with zstd (`.zst`) or gzip (`.gz`).
+    /// The headnode's disk image: raw, compressed with zstd or gzip, qcow2, vmdk or ISO; known by its
+    /// content.
     pub image: PathBuf,
     /// The lab's folder.
     pub dir: PathBuf,

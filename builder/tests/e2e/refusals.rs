@@ -35,7 +35,7 @@ fn e2e_a_machine_without_its_key_says_where_it_looked() {
     let key = Key::copy("refuse-no-key", Key::hide_marker);
     let dc = Datacenter::up(&key.options);
     dc.wait("headnode", r"waiting for the key since \d+ s", BOOT);
-    dc.wait("headnode", r"no key found: none of the FAT file systems", BOOT);
+    dc.wait("headnode", r"no key found: none of the FAT and ISO 9660 file systems", BOOT);
     assert_blank(&dc);
 }
 

@@ -29,6 +29,9 @@ pub const FIRMWARE_IPXE: &str = "firmware/ipxe";
 pub const KEY_MOUNT: &str = "/mnt/usbkey";
 /// Where the parts of a key are that cannot be written to: the medium, and what changed.
 pub const KEY_BELOW: &str = "/run/headnode-key";
+/// The key of a headnode that boots from the network: its whole tree, an archive of its own beside
+/// the platform (C§1.4, `triton_installer=ipxe`).
+pub const KEY_IN_RAM: &str = "/headnode-key";
 /// The key's copy on the pool (C§1.3).
 pub const USBKEY: &str = "/usbkey";
 /// The headnode's configuration once the pool is there (C§1.6).

@@ -1,5 +1,6 @@
 //! The key: the file system that the machine booted from (C§1.4). Usually FAT on a stick or disk;
-//! an ISO 9660 medium is one too, whose changes are kept in memory and lost with the power.
+//! an ISO 9660 medium is one too, and so is a folder that came with a network boot: what is written
+//! to these is kept in memory and lost with the power.
 
 use std::path::PathBuf;
 
@@ -16,6 +17,8 @@ pub enum Medium {
     Fat,
     /// An ISO 9660 file system, which cannot.
     Iso,
+    /// A folder of the system in RAM, [`paths::KEY_IN_RAM`].
+    Ram,
 }
 
 /// A file system that may be the key.
@@ -41,7 +44,7 @@ pub struct Key {
 impl Key {
     /// Whether what is written to the key is gone after the next boot.
     pub fn forgets(&self) -> bool {
-        self.at.medium == Medium::Iso
+        self.at.medium != Medium::Fat
     }
 }
 
@@ -95,7 +98,13 @@ impl<R: Runner> Keys<R> {
         let mut second: Option<Key> = None;
         let mut all = disks.list()?;
         all.extend(disks.optical()?);
-        for at in candidates(&all) {
+        let loaded = Candidate {
+            disk: "the network".to_owned(),
+            device: paths::KEY_IN_RAM.into(),
+            medium: Medium::Ram,
+        };
+        let loaded = loaded.device.is_dir().then_some(loaded);
+        for at in candidates(&all).into_iter().chain(loaded) {
             if let Err(error) = self.mount(&at) {
                 tracing::warn!(device = %at.device.display(), %error, "mounting a candidate for the key");
                 continue;
@@ -130,9 +139,14 @@ impl<R: Runner> Keys<R> {
                 let options = "ro,noatime,umask=0077,shortname=lower";
                 self.run("mount", &["-t", "vfat", "-o", options, &device, &mount])
             }
-            Medium::Iso => {
+            Medium::Iso | Medium::Ram => {
                 let [medium, upper, work] = self.layers().map(|path| path.display().to_string());
-                self.run("mount", &["-t", "iso9660", "-o", "ro", &device, &medium])?;
+                let medium = if at.medium == Medium::Iso {
+                    self.run("mount", &["-t", "iso9660", "-o", "ro", &device, &medium])?;
+                    medium
+                } else {
+                    device
+                };
                 let layers = format!("lowerdir={medium},upperdir={upper},workdir={work}");
                 self.run("mount", &["-t", "overlay", "-o", &layers, "overlay", &mount])
             }

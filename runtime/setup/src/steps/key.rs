@@ -73,8 +73,8 @@ pub fn found(context: &mut Context<'_>) -> Result<Ended> {
                     return Ok(Ended::Skipped("no key, but a pool".to_owned()));
                 }
                 bail!(
-                    "no key found: none of the FAT file systems of this machine's disks has the file {} in its \
-                     root, and none appeared within {} s.\n  Plug in the stick or disk that this machine booted \
+                    "no key found: none of the FAT and ISO 9660 file systems of this machine's disks has the \
+                     file {} in its root, and none appeared within {} s.\n  Plug in the stick or disk that this machine booted \
                      from, at another port when it is there already\n  Disks:{}",
                     paths::KEY_MARKER,
                     PATIENCE.as_secs(),
