@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::{Facts, Kind};
 use crate::net::{self, MacAddr};
+use crate::password;
 
 /// Checks one answer; gives its normal form.
 ///
@@ -17,6 +18,8 @@ pub fn check(kind: Kind, text: &str, facts: &Facts) -> Result<String, String> {
     match kind {
         Kind::Password if text.is_empty() => Err("must not be empty".to_owned()),
         Kind::Password => Ok(text.to_owned()),
+        Kind::Hash if password::is_hash(text) => Ok(text.to_owned()),
+        Kind::Hash => Err("must be a hash of SHA-512-crypt ($6$…)".to_owned()),
         Kind::Text if trimmed.is_empty() => Err("must not be empty".to_owned()),
         Kind::Text if trimmed.contains(['"', '\'', '`', '\n', '\r']) => {
             Err("must not contain quotes".to_owned())
