@@ -55,15 +55,15 @@ pub enum Passwords {
 /// # Errors
 /// When the file cannot be used.
 pub fn read(path: &Path, passwords: Passwords, seed: &[u8]) -> Result<Vec<u8>, Error> {
-    let text = std::fs::read(path)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let syntax = |source| Error::Syntax { path: path.to_owned(), source };
     let answers = Answers::parse(&text).map_err(syntax)?;
     if passwords == Passwords::Clear {
         return Ok(text);
     }
-    let sealed = seal(&answers, seed)
-        .map_err(|source| Error::Secrets { path: path.to_owned(), source })?;
+    let sealed =
+        seal(&answers, seed).map_err(|source| Error::Secrets { path: path.to_owned(), source })?;
     sealed.answers.text().map_err(|error| syntax(error.into()))
 }
 
@@ -83,12 +83,19 @@ mod tests {
         assert!(!sealed.contains("first-word") && !sealed.contains("second2word"), "{sealed}");
         assert_eq!(sealed.matches("$6$").count(), 2);
         assert_eq!(read(&path, Passwords::Clear, b"seed").unwrap(), text.as_bytes());
-        for bad in ["\"first-word\"", "{\"root_password\": [\"first-word\"]}", "{\"root_password\": first-word"] {
+        for bad in [
+            "\"first-word\"",
+            "{\"root_password\": [\"first-word\"]}",
+            "{\"root_password\": first-word",
+        ] {
             std::fs::write(&path, bad).unwrap();
             for passwords in [Passwords::Hashed, Passwords::Clear] {
                 if let Err(error) = read(&path, passwords, b"seed") {
                     let said = format!("{error} {error:?}");
-                    assert!(said.contains("answers.json") && !said.contains("first-word"), "{said}");
+                    assert!(
+                        said.contains("answers.json") && !said.contains("first-word"),
+                        "{said}"
+                    );
                 } else {
                     assert_eq!(passwords, Passwords::Clear);
                 }

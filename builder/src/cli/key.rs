@@ -101,7 +101,10 @@ fn new(args: &New) -> anyhow::Result<()> {
     let public_path = public_path(&args.output);
     for path in [&args.output, &public_path] {
         if path.symlink_metadata().is_ok() {
-            bail!("{} exists: a key is never overwritten; name another with --output", path.display());
+            bail!(
+                "{} exists: a key is never overwritten; name another with --output",
+                path.display()
+            );
         }
     }
     let passphrase = match (args.no_passphrase, std::env::var(PASSPHRASE_ENV)) {

@@ -43,7 +43,8 @@ pub fn run(args: &Args, command: Command) -> anyhow::Result<ExitCode> {
         println!("{} pages in {}", pages.len(), folder.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let Some((_, page)) = pages.iter().find(|(words, _)| words.iter().skip(1).eq(&args.verb)) else {
+    let Some((_, page)) = pages.iter().find(|(words, _)| words.iter().skip(1).eq(&args.verb))
+    else {
         bail!("there is no verb {:?}; `headnode help` lists them", args.verb.join(" "));
     };
     std::io::stdout().write_all(page).context("writing the page")?;

@@ -205,7 +205,8 @@ fn platforms(files: &FileSystem) -> Vec<Platform> {
             };
             let size = files.files().filter(|e| e.path.starts_with(root)).map(|e| e.size).sum();
             let archive = format!("{root}i86pc/amd64/boot_archive");
-            let hash = find(files, &archive).map(|_| find(files, &format!("{archive}.hash")).is_some());
+            let hash =
+                find(files, &archive).map(|_| find(files, &format!("{archive}.hash")).is_some());
             let stamp = stamp.to_owned();
             found.push(Platform { stamp, os, kernel: entry.path.clone(), size, hash });
         }
@@ -226,12 +227,7 @@ fn settings(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(line).collect()
 }
 
-fn layout(
-    contents: &Contents,
-    sector: &[u8],
-    platforms: &[Platform],
-    no_zones: bool,
-) -> String {
+fn layout(contents: &Contents, sector: &[u8], platforms: &[Platform], no_zones: bool) -> String {
     let key = contents.key().and_then(|part| part.files.as_ref());
     let has = |path: &str| key.is_some_and(|files| files.entry(path).is_some());
     let ours = has(headnode_model::paths::KEY_MANIFEST);
@@ -260,7 +256,8 @@ mod tests {
 
     #[test]
     fn a_loader_conf_is_read_without_its_secrets() {
-        let text = "# c\nbootfile=\"/os/x/unix\"\nconsole = \"ttyb\" # why\nroot_shadow='$6$'\nbroken\n";
+        let text =
+            "# c\nbootfile=\"/os/x/unix\"\nconsole = \"ttyb\" # why\nroot_shadow='$6$'\nbroken\n";
         let found = settings(text);
         assert_eq!(found["bootfile"], "/os/x/unix");
         assert_eq!(found["console"], "ttyb");

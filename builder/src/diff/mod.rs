@@ -146,8 +146,7 @@ pub fn diff(
         partitions: Sets::of(&parts::partitions(old), &parts::partitions(new)),
         files,
     };
-    let sets =
-        [&diff.platforms, &diff.packages, &diff.programs, &diff.firmware, &diff.partitions];
+    let sets = [&diff.platforms, &diff.packages, &diff.programs, &diff.firmware, &diff.partitions];
     let files = &diff.files;
     diff.same = diff.version.old == diff.version.new
         && diff.size.old == diff.size.new
@@ -178,8 +177,7 @@ fn only_platform(contents: &Contents) -> Option<String> {
     let prefix = format!("{}/", paths::PLATFORMS);
     let files = contents.key()?.files.as_ref()?;
     let mut folders = files.entries.iter().filter(|entry| {
-        entry.folder
-            && entry.path.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('/'))
+        entry.folder && entry.path.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('/'))
     });
     let first = folders.next()?;
     folders.next().is_none().then(|| first.path.clone())
@@ -249,10 +247,8 @@ fn equal_content(
     let mut rest = entry.size;
     while rest > 0 {
         let count = usize::try_from(rest).unwrap_or(usize::MAX).min(left.len());
-        let (left, right) = (
-            left.get_mut(..count).unwrap_or_default(),
-            right.get_mut(..count).unwrap_or_default(),
-        );
+        let (left, right) =
+            (left.get_mut(..count).unwrap_or_default(), right.get_mut(..count).unwrap_or_default());
         a.read_exact(left)?;
         b.read_exact(right)?;
         progress(count as u64);

@@ -32,10 +32,7 @@ impl Display for Table<'_> {
 
 fn versions(version: &Change<Option<String>>) -> Option<(&str, &str)> {
     (version.old != version.new).then(|| {
-        (
-            version.old.as_deref().unwrap_or("(none)"),
-            version.new.as_deref().unwrap_or("(none)"),
-        )
+        (version.old.as_deref().unwrap_or("(none)"), version.new.as_deref().unwrap_or("(none)"))
     })
 }
 

@@ -52,8 +52,10 @@ fn unified(name: &str, old: &str, new: &str) -> String {
 fn hide(text: &str) -> String {
     let line = |line: &str| {
         let (body, end) = line.strip_suffix('\n').map_or((line, ""), |body| (body, "\n"));
-        let body: String =
-            body.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+        let body: String = body
+            .chars()
+            .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+            .collect();
         match body.split_once(['=', ':']) {
             Some((key, value)) if is_secret(key) && !value.trim().is_empty() => {
                 format!("{key}=<hidden>{end}")
@@ -71,7 +73,8 @@ mod tests {
 
     #[test]
     fn secrets_are_hidden_and_control_characters_do_nothing() {
-        let text = unified("config", "a=1\nroot_shadow='$6$x'\n", "a=2\nroot_shadow='$6$y'\n\u{1b}[2J\n");
+        let text =
+            unified("config", "a=1\nroot_shadow='$6$x'\n", "a=2\nroot_shadow='$6$y'\n\u{1b}[2J\n");
         assert!(text.contains("-a=1\n+a=2\n"), "{text}");
         assert!(!text.contains("$6$") && !text.contains('\u{1b}'), "{text}");
         let text = unified("config", "root_pw=x\n", "root_pw=y\n");

@@ -205,8 +205,7 @@ pub fn bom(inputs: Inputs<'_>) -> Result<Bom, Error> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Component::default()
     };
-    let metadata =
-        Metadata { timestamp, tools: Tools { components: vec![tool] }, component: root };
+    let metadata = Metadata { timestamp, tools: Tools { components: vec![tool] }, component: root };
     let mut bom = Bom {
         schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
         bom_format: "CycloneDX",

@@ -83,14 +83,8 @@ pub fn verify(
         Err(error) => return Err(error).with_context(reading),
     };
     let outer = text.as_deref().map(Manifest::parse).transpose().with_context(reading)?;
-    let mut checker = Checker {
-        damage: Vec::new(),
-        done: 0,
-        files: 0,
-        bytes: 0,
-        deep: options.deep,
-        progress,
-    };
+    let mut checker =
+        Checker { damage: Vec::new(), done: 0, files: 0, bytes: 0, deep: options.deep, progress };
     let signature = match (&text, options.public_key) {
         (Some(text), key) => Some(signature::check(&beside, text, key)?),
         (None, None) => None,

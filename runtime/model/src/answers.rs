@@ -78,7 +78,9 @@ impl Answers {
         let value: Value = serde_json::from_slice(json)?;
         match value {
             Value::Object(map) => Ok(Self(map.into_iter().collect())),
-            _ => Err(AnswersError(<serde_json::Error as serde::de::Error>::custom("it is JSON of another kind"))),
+            _ => Err(AnswersError(<serde_json::Error as serde::de::Error>::custom(
+                "it is JSON of another kind",
+            ))),
         }
     }
 

@@ -70,7 +70,9 @@ impl DebianPackage {
     pub(super) fn component(&self) -> Component {
         let licence = match (&self.licence, &self.copyright) {
             (Some(spdx), _) => Some(Licence::Expression(spdx.clone())),
-            (None, Some(path)) => Some(Licence::License { name: format!("see {path} in the platform") }),
+            (None, Some(path)) => {
+                Some(Licence::License { name: format!("see {path} in the platform") })
+            }
             (None, None) => None,
         };
         Component {

@@ -105,11 +105,15 @@ fn the_crates_are_those_that_are_linked() {
 
 #[test]
 fn two_parts_of_one_name_are_an_error() {
-    let twice = [ZoneImage::parse(IMAGE.as_bytes()).unwrap(), ZoneImage::parse(IMAGE.as_bytes()).unwrap()];
+    let twice =
+        [ZoneImage::parse(IMAGE.as_bytes()).unwrap(), ZoneImage::parse(IMAGE.as_bytes()).unwrap()];
     let inputs = Inputs { manifest: &manifest(), debian: &[], crates: &[], images: &twice };
     assert!(matches!(bom(inputs), Err(Error::Twice(_))));
     let manifest = Manifest { created: i64::MAX, ..manifest() };
-    assert!(matches!(bom(Inputs { manifest: &manifest, images: &[], ..inputs }), Err(Error::Created(_))));
+    assert!(matches!(
+        bom(Inputs { manifest: &manifest, images: &[], ..inputs }),
+        Err(Error::Created(_))
+    ));
 }
 
 #[test]

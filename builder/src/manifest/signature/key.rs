@@ -108,11 +108,8 @@ impl SecretKey {
             }
             _ => return Err(Error::SecretKey("its encryption is unknown")),
         }
-        let key = Self {
-            id: KeyId(part(&secret, 0)),
-            seed: part(&secret, 8),
-            public: part(&secret, 40),
-        };
+        let key =
+            Self { id: KeyId(part(&secret, 0)), seed: part(&secret, 8), public: part(&secret, 40) };
         // Keys that minisign leaves unencrypted (-W) have a checksum of zeroes.
         let checksum: [u8; 32] = part(&secret, 72);
         let unchecked = passphrase_free(&bytes) && checksum == [0; 32];

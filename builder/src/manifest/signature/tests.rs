@@ -60,7 +60,8 @@ fn minisign_accepts_our_signatures_and_keys() {
     write("m.json.minisig", &sign(b"the manifest", "headnode 1", &key).unwrap().text());
     let (good, said) = minisign(folder.path(), &["-V", "-H", "-p", "our.pub", "-m", "m.json"]);
     assert!(good && said.contains("Trusted comment: headnode 1"), "{said}");
-    let (good, said) = minisign(folder.path(), &["-V", "-P", &key.public().base64(), "-m", "m.json"]);
+    let (good, said) =
+        minisign(folder.path(), &["-V", "-P", &key.public().base64(), "-m", "m.json"]);
     assert!(good, "{said}");
     // It signs with our secret key, too, and makes the same signature.
     write("our.key", &key.text(None).unwrap());

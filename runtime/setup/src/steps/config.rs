@@ -104,7 +104,8 @@ fn ask(context: &mut Context<'_>) -> Result<Config> {
         context.record.id = machine.uuid();
         context.record.start_time = machine.now();
     }
-    let [root, admin] = PASSWORDS.map(|(clear, hashed)| hashed_answer(machine, &answers, clear, hashed));
+    let [root, admin] =
+        PASSWORDS.map(|(clear, hashed)| hashed_answer(machine, &answers, clear, hashed));
     let root = root?.context("the password of root is missing")?;
     let admin = admin?;
     let hashes = Hashes { root: &root, admin: admin.as_deref() };
