@@ -120,8 +120,7 @@ pub fn extract(
     for item in items {
         let parts: Vec<&str> = item.to.split('/').collect();
         let plain = |part: &&str| !matches!(*part, "" | "." | "..") && !part.contains('\0');
-        let Some((name, above)) = parts.split_last().filter(|_| parts.iter().all(|p| plain(&p)))
-        else {
+        let Some((name, above)) = parts.split_last().filter(|_| parts.iter().all(plain)) else {
             return Err(Error::Escapes(item.to.clone()));
         };
         if item.entry.folder {

@@ -20,6 +20,7 @@
 pub mod apt;
 pub mod archive;
 pub mod cache;
+pub mod copyright;
 pub mod lock;
 pub mod preflight;
 pub mod progress;
@@ -293,23 +294,21 @@ fn compress<W: Write>(tree: &Tree, mtime: u32, level: i32, out: W) -> Result<W> 
 }
 
 /// `packages.json`: what is in the platform.
-fn packages_json(lock: &Lock, copyright: &Tree) -> Result<Vec<u8>> {
-    let packages: Vec<_> = lock
-        .packages
-        .iter()
-        .filter(|p| p.uses.iter().any(|u| *u != Use::Modules))
-        .map(|p| {
-            let text = format!("usr/share/doc/{}/copyright", p.name);
-            serde_json::json!({
-                "name": p.name,
-                "version": p.version,
-                "architecture": p.architecture,
-                "sha256": p.sha256,
-                "uses": p.uses,
-                "copyright": copyright.nodes.contains_key(&text).then_some(text),
-            })
-        })
-        .collect();
+fn packages_json(lock: &Lock, texts: &Tree) -> Result<Vec<u8>> {
+    let mut packages = Vec::new();
+    for p in lock.packages.iter().filter(|p| p.uses.iter().any(|u| *u != Use::Modules)) {
+        let path = format!("usr/share/doc/{}/copyright", p.name);
+        let text = texts.read(&path)?.unwrap_or_default();
+        packages.push(serde_json::json!({
+            "name": p.name,
+            "version": p.version,
+            "architecture": p.architecture,
+            "sha256": p.sha256,
+            "uses": p.uses,
+            "licences": copyright::licences(&String::from_utf8_lossy(&text)),
+            "copyright": texts.nodes.contains_key(&path).then_some(path),
+        }));
+    }
     let mut text = serde_json::to_vec_pretty(&serde_json::json!({
         "stamp": lock.stamp,
         "suite": lock.suite,

@@ -11,12 +11,11 @@ use serde_json::Value;
 use crate::answers::{Answer, Answers, PASSWORDS, is_secret};
 use crate::config::Problem;
 use crate::net::{self, MacAddr};
-use crate::password;
 
 mod check;
 mod derive;
 
-pub use check::check;
+pub use check::{check, password_problems};
 pub use derive::{Hashes, config};
 
 /// Key of the configuration that holds the id of the setup that wrote it; the pool carries the same.
@@ -284,34 +283,10 @@ pub fn is_known(key: &str) -> bool {
     QUESTIONS.iter().any(|q| q.key == key) || OTHER_KEYS.contains(&key)
 }
 
-/// What is wrong with a password, or the hash that stands in its place. Values are never told.
-pub fn password_problems(answers: &Answers, clear: &str, hashed: &str) -> Vec<Problem> {
-    let problem = |key: &str, message: &str| {
-        vec![Problem { key: key.to_owned(), message: message.to_owned() }]
-    };
-    match (answers.get(clear), answers.get(hashed)) {
-        (Answer::Missing, Answer::Missing) => Vec::new(),
-        (Answer::Missing, Answer::Given(hash)) if password::is_hash(&hash) => Vec::new(),
-        (Answer::Missing, _) => {
-            problem(hashed, "must be a hash of SHA-512-crypt ($6$…), as mkpasswd -m sha-512 makes")
-        }
-        (_, Answer::Given(_) | Answer::Default | Answer::Unusable(_)) => {
-            problem(clear, &format!("give either it or {hashed}, not both"))
-        }
-        (Answer::Given(text), _) if text.is_empty() => problem(clear, "must not be empty"),
-        (Answer::Given(text), _) if clear == "admin_password" => {
-            password::weak(&text).map_or_else(Vec::new, |why| problem(clear, why))
-        }
-        (Answer::Given(_), _) => Vec::new(),
-        (Answer::Default, _) => problem(clear, "has no default: give a value"),
-        (Answer::Unusable(_), _) => problem(clear, "must be a text"),
-    }
-}
-
 /// Reads the answers: checks each and all together, fills in the defaults.
 pub fn evaluate(answers: &Answers, facts: &Facts) -> Outcome {
-    let mut outcome = Outcome::default();
-    outcome.unknown = answers.0.keys().filter(|key| !is_known(key)).cloned().collect();
+    let unknown = answers.0.keys().filter(|key| !is_known(key)).cloned().collect();
+    let mut outcome = Outcome { unknown, ..Outcome::default() };
     for question in QUESTIONS {
         let external = outcome.values.get("setup_external_network").is_some_and(|v| v == "true");
         if question.asked == Asked::WithExternal && !external {

@@ -20,8 +20,8 @@ pub struct DebianPackage {
     pub architecture: String,
     /// SHA-256 of the `.deb` in hex.
     pub sha256: String,
-    /// Its licence as an SPDX expression, where the platform knows it.
-    pub licence: Option<String>,
+    /// Its licences, as Debian spells them.
+    pub licences: Vec<String>,
     /// Where its copyright lies in the platform.
     pub copyright: Option<String>,
 }
@@ -41,7 +41,7 @@ struct Package {
     architecture: String,
     sha256: String,
     #[serde(default)]
-    licence: Option<String>,
+    licences: Vec<String>,
     #[serde(default)]
     copyright: Option<String>,
 }
@@ -61,27 +61,25 @@ impl DebianPackage {
             version: p.version,
             architecture: p.architecture,
             sha256: p.sha256,
-            licence: p.licence,
+            licences: p.licences,
             copyright: p.copyright,
         };
         Ok(list.packages.into_iter().map(package).collect())
     }
 
     pub(super) fn component(&self) -> Component {
-        let licence = match (&self.licence, &self.copyright) {
-            (Some(spdx), _) => Some(Licence::Expression(spdx.clone())),
-            (None, Some(path)) => {
-                Some(Licence::License { name: format!("see {path} in the platform") })
-            }
-            (None, None) => None,
-        };
+        let named = |name: &String| Licence::License { name: name.clone() };
+        let mut licenses: Vec<_> = self.licences.iter().map(named).collect();
+        if let (true, Some(path)) = (licenses.is_empty(), &self.copyright) {
+            licenses.push(named(&format!("see {path} in the platform")));
+        }
         Component {
             kind: "library",
             reference: format!("deb:{}/{}:{}", self.platform, self.name, self.architecture),
             name: self.name.clone(),
             version: self.version.clone(),
             hashes: sha256(&self.sha256),
-            licenses: licence.into_iter().collect(),
+            licenses,
             purl: format!(
                 "pkg:deb/debian/{}@{}?arch={}&distro={}",
                 encode(&self.name),

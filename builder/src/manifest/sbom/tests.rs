@@ -42,7 +42,9 @@ fn manifest() -> Manifest {
 const PACKAGES: &str = r#"{"stamp": "20260102T030405Z", "suite": "bookworm", "kernel": "6.1", "packages": [
     {"name": "libstdc++6", "version": "1:12.2.0-14+deb12u1", "architecture": "amd64",
      "sha256": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "uses": ["root"],
-     "copyright": "usr/share/doc/libstdc++6/copyright"}]}"#;
+     "copyright": "usr/share/doc/libstdc++6/copyright"},
+    {"name": "bash", "version": "5.2.15-2", "architecture": "amd64", "sha256": "",
+     "licences": ["GPL-3+", "GPL-3+ with Bison exception"]}]}"#;
 
 const IMAGE: &str = r#"{"v": 2, "uuid": "f669428c-a939-11ea-a485-b790efc0f0c1", "name": "base-64",
     "version": "20.4.0", "os": "smartos", "type": "zone-dataset",
@@ -76,6 +78,9 @@ fn every_kind_of_part_is_in_it_and_it_is_the_same_each_time() {
         deb.purl,
         "pkg:deb/debian/libstdc%2B%2B6@1%3A12.2.0-14%2Bdeb12u1?arch=amd64&distro=bookworm"
     );
+    let see = "see usr/share/doc/libstdc++6/copyright in the platform".to_owned();
+    assert_eq!(deb.licenses, [Licence::License { name: see }]);
+    assert_eq!(part("deb:20260102T030405Z/bash:amd64").licenses.len(), 2);
     assert_eq!(part("image:f669428c-a939-11ea-a485-b790efc0f0c1").hashes[0].alg, "SHA-1");
     assert_eq!(part("firmware:boot:").external_references.len(), 1);
     assert_eq!(part("program:sdc").kind, "application");

@@ -199,7 +199,7 @@ fn params(ops: u64, memory: u64) -> Result<scrypt::Params, Error> {
         (largest(ops / 32)?, 1)
     } else {
         let log_n = largest(memory / 1024)?;
-        (log_n, (ops / 4 >> log_n).min(0x3fff_ffff) / 8)
+        (log_n, ((ops / 4) >> log_n).min(0x3fff_ffff) / 8)
     };
     // More rounds than a minute's work are an attack or damage.
     if p == 0 || p > 64 {
