@@ -266,7 +266,7 @@ fn divide(image: &mut ImageFile, notes: &mut Vec<String>) -> Result<Divided, Err
         Ok(table) => {
             let part = |(number, part): (u32, crate::image::gpt::Partition)| Part {
                 number,
-                name: part.name,
+                name: plain(&part.name),
                 kind: kinds::of_guid(part.kind),
                 type_id: part.kind.to_string(),
                 guid: Some(part.guid.to_string()),
@@ -334,7 +334,7 @@ fn file_system(disk: &File, start: u64, length: u64) -> Result<FileSystem, reade
             return Err(reader::Error::Damaged { path: node.path, what });
         }
         entries.push(Entry {
-            path: node.path,
+            path: plain(&node.path),
             folder: node.folder,
             size: node.size,
             extents: extents.map_err(|error| error.to_string()),
@@ -342,10 +342,15 @@ fn file_system(disk: &File, start: u64, length: u64) -> Result<FileSystem, reade
     }
     Ok(FileSystem {
         kind: "FAT32",
-        label: volume.label().to_owned(),
+        label: plain(volume.label()),
         block: volume.cluster_bytes(),
         entries,
     })
+}
+
+/// A name without anything that a terminal would obey.
+fn plain(name: &str) -> String {
+    name.replace(char::is_control, "\u{fffd}")
 }
 
 /// Reads at a place; what lies behind the end is missing.

@@ -175,10 +175,10 @@ fn raw_stage2(contents: &Contents, part: &Part) -> io::Result<Option<Loader>> {
     };
     let what = if code.iter().all(|byte| *byte == 0) {
         return Ok(None);
-    } else if code.windows(12).step_by(4).any(header) {
-        "illumos stage 2 (multiboot)"
     } else if part.kind == "BIOS boot" {
         "GRUB's core image"
+    } else if code.windows(12).step_by(4).any(header) {
+        "illumos stage 2 (multiboot)"
     } else {
         "a stage 2 without multiboot header"
     };

@@ -3,6 +3,7 @@
 //! Contents are compared byte by byte, not by what manifests say of them. A text is shown only where
 //! no secret can be: never below `private/`, and without values of keys named like secrets.
 
+mod bundle;
 mod parts;
 pub mod show;
 mod text;
@@ -191,6 +192,8 @@ fn files(
     let platforms = [only_platform(old), only_platform(new)];
     let paired = matches!(&platforms, [Some(a), Some(b)] if a != b);
     let [a, b] = platforms.map(|platform| platform.filter(|_| paired));
+    let stamp = |folder: &String| folder.rsplit('/').next().unwrap_or_default().to_owned();
+    let stamps = a.as_ref().map(stamp).zip(b.as_ref().map(stamp));
     let (old_files, new_files) = (named(old, a.as_deref()), named(new, b.as_deref()));
     let total: u64 = old_files
         .iter()
@@ -217,7 +220,10 @@ fn files(
         match equal {
             Ok(true) => found.same += 1,
             Ok(false) => {
-                let diff = text::diff(name, (old, entry), (new, other));
+                let diff = text::diff(name, (old, entry), (new, other), stamps.as_ref());
+                if bundle::is_bundle(name) {
+                    found.bundle(name, (old, entry), (new, other), stamps.as_ref());
+                }
                 found.changed.insert(name.clone(), File { size, diff, problem: None });
             }
             Err(error) => {
@@ -232,6 +238,43 @@ fn files(
         }
     }
     Ok(found)
+}
+
+impl Files {
+    /// Adds the files of a bundle, as `bundle/….cpio.zst!PATH`. One that cannot be read is told as
+    /// changed, like any other file.
+    fn bundle(
+        &mut self,
+        name: &str,
+        old: (&Contents, &Entry),
+        new: (&Contents, &Entry),
+        stamps: Option<&(String, String)>,
+    ) {
+        let list = |(contents, entry): (&Contents, &Entry)| bundle::read(contents.reader(entry)?);
+        let (Ok(old), Ok(mut new)) = (list(old), list(new)) else { return };
+        for (path, file) in old {
+            let inner = format!("{name}!{path}");
+            let Some(other) = new.remove(&path) else {
+                self.removed.insert(inner, file.size);
+                continue;
+            };
+            if file.same(&other) {
+                self.same += 1;
+                continue;
+            }
+            let diff = match (&file.text, &other.text) {
+                _ if file.digest == other.digest => {
+                    Some(format!("mode {:o} → {:o}\n", file.mode, other.mode))
+                }
+                (Some(a), Some(b)) => Some(text::unified(&inner, a, b, stamps)),
+                _ => None,
+            };
+            let size = Change { old: file.size, new: other.size };
+            self.changed.insert(inner, File { size, diff, problem: None });
+        }
+        self.added
+            .extend(new.into_iter().map(|(path, file)| (format!("{name}!{path}"), file.size)));
+    }
 }
 
 /// Compares two files of the same size.

@@ -83,10 +83,17 @@ fn files(f: &mut fmt::Formatter<'_>, files: &Files) -> fmt::Result {
     for (name, file) in &files.changed {
         writeln!(f, "  ~ {:>11}  {name} ({})", bytes(file.size.new), growth(file))?;
     }
-    for diff in files.changed.values().filter_map(|file| file.diff.as_ref()) {
-        write!(f, "\n{diff}")?;
+    for (name, diff) in texts(files) {
+        // A unified diff names its file itself.
+        let named = if diff.starts_with("--- ") { "" } else { name };
+        write!(f, "\n{named}{}{diff}", if named.is_empty() { "" } else { ": " })?;
     }
     Ok(())
+}
+
+/// Files whose changed lines are told.
+fn texts(files: &Files) -> impl Iterator<Item = (&str, &String)> {
+    files.changed.iter().filter_map(|(name, file)| Some((name.as_str(), file.diff.as_ref()?)))
 }
 
 /// By how much a file grew or shrank, or why it could not be compared.
@@ -142,7 +149,7 @@ pub fn notes(diff: &Diff) -> Result<String, fmt::Error> {
     let added = files.added.iter().map(|(n, size)| format!("new: {} ({})", code(n), bytes(*size)));
     let removed = files.removed.keys().map(|n| format!("gone: {}", code(n)));
     list(&mut text, changed.chain(added).chain(removed).collect())?;
-    for diff in files.changed.values().filter_map(|file| file.diff.as_ref()) {
+    for (_, diff) in texts(files).filter(|(_, diff)| diff.starts_with("--- ")) {
         // A fence longer than any in the text cannot be ended by it.
         let run = |line: &str| line.split(|c| c != '`').map(str::len).max().unwrap_or(0);
         let longest = diff.lines().map(run).max().unwrap_or(0);

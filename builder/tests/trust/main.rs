@@ -56,6 +56,7 @@ pub struct Parts {
     pub initrd: Vec<u8>,
     pub packages: &'static str,
     pub answers: &'static str,
+    pub overlays: Option<PathBuf>,
 }
 
 impl Default for Parts {
@@ -67,6 +68,7 @@ impl Default for Parts {
                 {"name": "bash", "version": "5.2.15-2", "architecture": "amd64", "sha256": ""},
                 {"name": "zsh", "version": "5.9-4", "architecture": "amd64", "sha256": ""}]}"#,
             answers: r#"{"datacenter_name": "dc1"}"#,
+            overlays: None,
         }
     }
 }
@@ -110,7 +112,7 @@ impl Parts {
             .args(["-v", "build", "--platform", text(&platform), "--runtime-dir", text(&programs)])
             .args(["--answers", text(&answers), "--output", text(&image)])
             .arg("--overlays")
-            .arg(tree.join("overlays"))
+            .arg(self.overlays.clone().unwrap_or_else(|| tree.join("overlays")))
             .arg("--firmware")
             .arg(tree.join("firmware/catalogue.toml"))
             .args(more)
