@@ -11,6 +11,7 @@ pub mod image;
 pub mod lab;
 pub mod manifest;
 pub mod platform;
+pub mod progress;
 pub mod source;
 pub mod spec;
 pub mod tree;

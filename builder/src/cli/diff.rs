@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::progress::{Steps, set_length};
 use crate::contents::Contents;
 use crate::diff::{self, Diff, show};
+use crate::progress::{Steps, set_length};
 
 /// Tell what changed between two images
 ///

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::json;
 
-use super::progress::{Steps, bytes, set_length};
 use crate::contents::Contents;
 use crate::extract;
+use crate::progress::{Steps, bytes, set_length};
 
 /// Take files out of an image
 ///

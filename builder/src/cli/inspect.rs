@@ -8,9 +8,9 @@ use headnode_model::manifest::Manifest;
 use headnode_model::paths;
 use serde_json::{Value, json};
 
-use super::progress::{Steps, bytes};
 use crate::contents::survey::{self, Survey, place};
 use crate::contents::{Contents, Entry, Part};
+use crate::progress::{Steps, bytes};
 
 /// The largest manifest that is read from an image, in bytes.
 const MAX_MANIFEST: u64 = 64 << 20;

@@ -10,8 +10,9 @@ pub mod key;
 pub mod lab;
 pub mod man;
 pub mod platform;
-pub mod progress;
 pub mod verify;
+
+pub use crate::progress;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

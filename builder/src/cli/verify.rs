@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::progress::{Steps, bytes, set_length};
 use crate::manifest::signature::PublicKey;
 use crate::manifest::verify::{self, Options, Report};
+use crate::progress::{Steps, bytes, set_length};
 
 /// Check an image against its manifest
 ///

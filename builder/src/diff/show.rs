@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 
 use super::{Change, Diff, File, Files, Sets};
-use crate::cli::progress::bytes;
+use crate::progress::bytes;
 
 /// Lists that are longer are cut in release notes.
 const MAX_NOTES: usize = 40;
