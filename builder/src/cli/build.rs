@@ -9,8 +9,8 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::interrupt;
-use super::progress::{Steps, bytes};
 use crate::assemble::{self, Built};
+use crate::progress::{Steps, bytes};
 use crate::spec::{self, Spec};
 
 /// Build a headnode image

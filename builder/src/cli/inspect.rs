@@ -5,20 +5,24 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use headnode_model::manifest::Manifest;
-use serde_json::json;
+use headnode_model::paths;
+use serde_json::{Value, json};
 
-use super::progress::bytes;
-use crate::image::SECTOR;
-use crate::image::disk::ROOT_NUMBER;
-use crate::image::fat::{Node, Volume};
-use crate::image::gpt::{self, Table};
-use crate::image::reader::ImageFile;
-use crate::manifest::verify::key_manifest;
+use crate::contents::survey::{self, Survey, place};
+use crate::contents::{Contents, Entry, Part};
+use crate::progress::{Steps, bytes};
+
+/// The largest manifest that is read from an image, in bytes.
+const MAX_MANIFEST: u64 = 64 << 20;
 
 /// Show what is in an image
 ///
-/// Prints partitions, boot loaders and firmware, platforms, programs, sizes and the largest files.
-/// Everything is read from the image itself, raw or compressed; nothing is checked (see verify).
+/// Prints partitions, boot loaders and firmware, platforms, programs, sizes and the largest files of
+/// any disk image: ours, SmartOS' and Triton's, and others with a GPT, an MBR or one FAT32 file system.
+/// Everything is read from the image itself; nothing is checked (see verify). Compressed images are
+/// unpacked into the folder for temporary files first.
+///
+/// Exit codes: 0 done, 1 the image cannot be read or nothing in it is known, 2 wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -33,120 +37,201 @@ pub struct Args {
 }
 
 struct Found {
-    image: ImageFile,
-    table: Table,
-    label: String,
-    cluster: u64,
-    nodes: Vec<Node>,
-    manifest: Manifest,
+    contents: Contents,
+    survey: Survey,
+    manifest: Option<Manifest>,
+    notes: Vec<String>,
+    largest: Vec<(String, u64)>,
 }
 
 /// Runs the verb.
 ///
 /// # Errors
-/// When the image cannot be read, or is none of a headnode.
+/// When the image cannot be read, or nothing in it is known.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let found = look(&args).with_context(|| format!("inspecting {}", args.image.display()))?;
-    let mut largest: Vec<&Node> = found.nodes.iter().filter(|node| !node.folder).collect();
-    largest.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
-    largest.truncate(args.largest);
     if args.json {
-        print_json(&found, &largest);
+        println!("{:#}", report(&found));
     } else {
-        print(&found, &largest);
+        print(&found);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn look(args: &Args) -> anyhow::Result<Found> {
-    let mut image = ImageFile::open(&args.image, &mut |_| ())?;
-    let table = Table::read(&mut image.file, image.size)?;
-    let root = table.partitions.iter().find(|(number, _)| *number == ROOT_NUMBER);
-    let (_, root) = root.context("it has no third partition, where the key should be")?;
-    let mut volume = Volume::open(&image.file, root.start * SECTOR, root.sectors * SECTOR)?;
-    let nodes = volume.walk()?;
-    let manifest = key_manifest(&mut volume, &nodes)?;
-    let (label, cluster) = (volume.label().to_owned(), volume.cluster_bytes());
-    Ok(Found { image, table, label, cluster, nodes, manifest })
-}
-
-fn kind(partition: &gpt::Partition) -> &'static str {
-    match partition.kind {
-        gpt::TYPE_ESP => "EFI system",
-        gpt::TYPE_BIOS_BOOT => "BIOS boot",
-        gpt::TYPE_DATA => "FAT32 data",
-        _ => "other",
-    }
-}
-
-fn print_json(found: &Found, largest: &[&Node]) {
-    let manifest = &found.manifest;
-    let partition = |(number, p): &(u32, gpt::Partition)| {
-        json!({
-            "number": number, "name": p.name, "type": kind(p), "type_guid": p.kind, "guid": p.guid,
-            "start": p.start, "sectors": p.sectors,
-        })
+    let mut steps = Steps::new(args.json);
+    let contents = steps.run("Looking into the image", |bar| {
+        Ok(Contents::open(&args.image, &mut |bytes| bar.set_position(bytes))?)
+    })?;
+    let survey = survey::survey(&contents)?;
+    let mut notes = contents.notes.clone();
+    let key = contents.key().and_then(|part| part.files.as_ref());
+    let entry = key.and_then(|files| files.entry(paths::KEY_MANIFEST));
+    let manifest = match entry.map(|entry| read_manifest(&contents, entry)) {
+        None => None,
+        Some(Ok(manifest)) => Some(manifest),
+        Some(Err(error)) => {
+            notes.push(format!("{} on the key: {error:#}", paths::KEY_MANIFEST));
+            None
+        }
     };
-    let report = json!({
-        "name": manifest.name,
-        "version": manifest.version,
-        "created": manifest.created,
-        "size": found.image.size,
-        "file_size": found.image.packed_size,
-        "compression": format!("{:?}", found.image.compression).to_lowercase(),
-        "disk_guid": found.table.guid,
-        "partitions": found.table.partitions.iter().map(partition).collect::<Vec<_>>(),
-        "key": {"label": found.label, "cluster": found.cluster, "files": manifest.files.len()},
-        "platforms": manifest.platforms,
-        "services": manifest.services,
-        "firmware": manifest.firmware,
-        "largest": largest
+    let mut largest: Vec<_> = contents
+        .parts
+        .iter()
+        .flat_map(|part| {
+            let files = part.files.iter().flat_map(|files| files.files());
+            files.map(|entry| (place(&contents, part, &entry.path), entry.size))
+        })
+        .collect();
+    largest.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    largest.truncate(args.largest);
+    Ok(Found { contents, survey, manifest, notes, largest })
+}
+
+fn read_manifest(contents: &Contents, entry: &Entry) -> anyhow::Result<Manifest> {
+    Ok(Manifest::parse(&contents.small(entry, MAX_MANIFEST)?)?)
+}
+
+fn report(found: &Found) -> Value {
+    let (contents, image) = (&found.contents, &found.contents.image);
+    let partition = |part: &Part| {
+        let mut value = json!(part);
+        if let (Value::Object(map), Some(files)) = (&mut value, &part.files) {
+            let count = files.files().count();
+            let files = json!({
+                "kind": files.kind, "label": files.label, "block": files.block, "files": count,
+            });
+            map.insert("file_system".to_owned(), files);
+        }
+        value
+    };
+    let mut report = json!({
+        "layout": found.survey.layout,
+        "size": image.size,
+        "file_size": image.packed_size,
+        "compression": format!("{:?}", image.compression).to_lowercase(),
+        "scheme": contents.scheme,
+        "disk_guid": contents.disk_id,
+        "partitions": contents.parts.iter().map(partition).collect::<Vec<_>>(),
+        "loaders": found.survey.loaders,
+        "platforms": found.survey.platforms,
+        "loader_conf": found.survey.loader_conf,
+        "images": found.survey.images,
+        "zones": found.survey.zones,
+        "version": found.survey.version,
+        "notes": found.notes,
+        "largest": found
+            .largest
             .iter()
-            .map(|node| json!({"path": node.path, "size": node.size}))
+            .map(|(path, size)| json!({"path": path, "size": size}))
             .collect::<Vec<_>>(),
     });
-    println!("{report:#}");
+    // What our manifest tells is told in its words.
+    if let (Value::Object(report), Some(manifest)) = (&mut report, &found.manifest) {
+        for (key, value) in [
+            ("name", json!(manifest.name)),
+            ("version", json!(manifest.version)),
+            ("created", json!(manifest.created)),
+            ("platforms", json!(manifest.platforms)),
+            ("services", json!(manifest.services)),
+            ("firmware", json!(manifest.firmware)),
+        ] {
+            report.insert(key.to_owned(), value);
+        }
+    }
+    report
 }
 
-fn print(found: &Found, largest: &[&Node]) {
-    let (manifest, image) = (&found.manifest, &found.image);
-    println!("{} {}", manifest.name, manifest.version);
+fn print(found: &Found) {
+    let (contents, image, survey) = (&found.contents, &found.contents.image, &found.survey);
+    match (&found.manifest, &survey.version) {
+        (Some(manifest), _) => println!("{} {}", manifest.name, manifest.version),
+        (None, Some(version)) => println!("version {version}"),
+        (None, None) => {}
+    }
     println!(
-        "  {} disk ({} in the file, compression {:?}), id {}",
+        "  {} ({} disk, {} in the file, compression {:?}, id {})",
+        survey.layout,
         bytes(image.size),
         bytes(image.packed_size),
         image.compression,
-        found.table.guid
+        contents.disk_id.as_deref().unwrap_or("none")
     );
     println!("Partitions");
-    for (number, p) in &found.table.partitions {
-        let size = bytes(p.sectors * SECTOR);
-        println!("  {number}  {:<8} {:<11} {size:>11}  from sector {}", p.name, kind(p), p.start);
+    for part in &contents.parts {
+        let holds = match (&part.files, &part.problem) {
+            (Some(files), _) => {
+                let count = files.files().count();
+                format!("{} {:?}, {count} files", files.kind, files.label)
+            }
+            (None, Some(problem)) => problem.clone(),
+            (None, None) => String::new(),
+        };
+        let (size, at) = (bytes(part.length), part.offset / 512);
+        println!(
+            "  {}  {:<9} {:<17} {size:>11}  from sector {at:<9} {holds}",
+            part.number, part.name, part.kind
+        );
     }
-    println!(
-        "Key: {}, {} files, clusters of {}",
-        found.label,
-        manifest.files.len(),
-        bytes(found.cluster)
-    );
+    println!("Loaders");
+    for loader in &survey.loaders {
+        let size = loader.size.map(bytes).unwrap_or_default();
+        println!("  {:<32} {size:>11}  {}", loader.what, loader.place);
+    }
     println!("Platforms");
-    for platform in &manifest.platforms {
-        println!("  {}  {}  {}", platform.stamp, platform.os, platform.description);
+    for platform in &survey.platforms {
+        let known = found.manifest.iter().flat_map(|manifest| &manifest.platforms);
+        let known = known
+            .filter(|known| known.stamp.to_string().eq_ignore_ascii_case(&platform.stamp))
+            .map(|known| known.description.as_str());
+        let hash = match platform.hash {
+            Some(false) => ", its boot archive has no hash",
+            _ => "",
+        };
+        println!(
+            "  {}  {} {:>11}  {}{hash}",
+            platform.stamp,
+            platform.os,
+            bytes(platform.size),
+            known.collect::<Vec<_>>().join(" ")
+        );
     }
+    print_parts(found);
+    println!("Largest files");
+    for (path, size) in &found.largest {
+        println!("  {:>11}  {path}", bytes(*size));
+    }
+    for note in &found.notes {
+        println!("note: {note}");
+    }
+}
+
+/// What our manifest tells, and what is in a key of Triton.
+fn print_parts(found: &Found) {
+    let survey = &found.survey;
+    if !survey.zones.is_empty() || survey.images > 0 {
+        println!("Triton: {} images; zones {}", survey.images, survey.zones.join(", "));
+    }
+    if !survey.loader_conf.is_empty() {
+        println!("boot/loader.conf");
+        for (key, value) in &survey.loader_conf {
+            println!("  {key}={value:?}");
+        }
+    }
+    let Some(manifest) = &found.manifest else { return };
     println!("Programs");
     for service in &manifest.services {
         println!("  {:<12} {:<10} {:>11}", service.name, service.version, bytes(service.size));
     }
-    println!("Boot loaders and firmware");
+    println!("Firmware");
     for entry in &manifest.firmware {
-        let size = bytes(entry.size);
         println!(
-            "  {:<14} {size:>11}  {} {} ({})",
-            entry.name, entry.package, entry.version, entry.licence
+            "  {:<14} {:>11}  {} {} ({})",
+            entry.name,
+            bytes(entry.size),
+            entry.package,
+            entry.version,
+            entry.licence
         );
-    }
-    println!("Largest files");
-    for node in largest {
-        println!("  {:>11}  {}", bytes(node.size), node.path);
     }
 }

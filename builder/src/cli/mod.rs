@@ -1,12 +1,18 @@
 //! The verbs of the command line, one file each: arguments in, calls out, text or JSON out.
 
 pub mod build;
+pub mod completion;
+pub mod diff;
+pub mod extract;
 pub mod inspect;
 pub mod interrupt;
+pub mod key;
 pub mod lab;
+pub mod man;
 pub mod platform;
-pub mod progress;
 pub mod verify;
+
+pub use crate::progress;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -36,9 +42,14 @@ enum Verb {
     Build(build::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Diff(diff::Args),
+    Extract(extract::Args),
+    Key(key::Args),
     Lab(lab::Args),
     /// Make platform images
     Platform(platform::Platform),
+    Completion(completion::Args),
+    Man(man::Args),
 }
 
 /// Runs the command line.
@@ -60,7 +71,12 @@ pub fn run() -> ExitCode {
         Verb::Build(args) => build::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Extract(args) => extract::run(args),
+        Verb::Key(args) => key::run(args),
         Verb::Lab(args) => lab::run(args),
+        Verb::Completion(args) => completion::run(&args, <Cli as clap::CommandFactory>::command()),
+        Verb::Man(args) => man::run(&args, <Cli as clap::CommandFactory>::command()),
         Verb::Platform(args) => platform::run(args).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -3,17 +3,23 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::progress::{Steps, bytes, set_length};
-use crate::manifest::verify::{self, Report};
+use crate::manifest::signature::PublicKey;
+use crate::manifest::verify::{self, Options, Report};
+use crate::progress::{Steps, bytes, set_length};
 
 /// Check an image against its manifest
 ///
-/// Reads every partition, every mapped range and every file of the key and compares them with the
-/// manifest beside the image (<image>.manifest.json, or --manifest). Without one, the files are
-/// checked by the manifest on the key itself. Compressed images are unpacked into the folder for
-/// temporary files first.
+/// Checks the manifest's signature, the partition table, every partition with all that lies around
+/// it, and that the key holds the files that the manifest (<image>.manifest.json, or --manifest) lists.
+/// Where a partition is damaged the broken files are named; --deep checks every file also where its
+/// partition is whole. Without a manifest beside the image, the files are checked by the one on the
+/// key itself. Compressed images are unpacked into the folder for temporary files first.
 ///
-/// Exit codes: 0 all is well, 1 something is damaged (each file is named) or cannot be read.
+/// With --public-key the manifest must be signed by that key (<manifest>.minisig); without, the
+/// result tells whether there is a signature, which then is not checked.
+///
+/// Exit codes: 0 all is well, 1 something is damaged (each file is named), not signed as demanded, or
+/// cannot be read, 2 wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -22,6 +28,12 @@ pub struct Args {
     /// The manifest, when it is not beside the image
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
+    /// The key that must have signed the manifest: its file, or the key itself
+    #[arg(long, value_name = "FILE|KEY")]
+    public_key: Option<String>,
+    /// Check every file by itself
+    #[arg(long)]
+    deep: bool,
     /// Tell the result as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -32,9 +44,15 @@ pub struct Args {
 /// # Errors
 /// When the image cannot be read.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let public_key = args.public_key.as_deref().map(PublicKey::from_argument).transpose()?;
+    let options = Options {
+        manifest: args.manifest.as_deref(),
+        public_key: public_key.as_ref(),
+        deep: args.deep,
+    };
     let mut steps = Steps::new(args.json);
     let report = steps.run("Checking the image", |bar| {
-        verify::verify(&args.image, args.manifest.as_deref(), &mut |done, total| {
+        verify::verify(&args.image, options, &mut |done, total| {
             if total > 0 && bar.length() != Some(total) {
                 set_length(bar, total);
             }
@@ -59,6 +77,9 @@ fn print(report: &Report) {
                  loaders were not checked)"
             .to_owned(),
     };
+    if let Some(signature) = &report.signature {
+        println!("signature: {signature}");
+    }
     let verdict = if report.damage.is_empty() { "whole" } else { "DAMAGED" };
     println!(
         "{}: {verdict}; {} files, {} checked {against}",

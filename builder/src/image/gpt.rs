@@ -162,6 +162,15 @@ impl Table {
         }
         Ok(primary)
     }
+
+    /// Reads and checks the table at the disk's head alone, for images whose backup is not at their
+    /// end: those cut off or made larger by others.
+    ///
+    /// # Errors
+    /// When the disk has none, or it is damaged.
+    pub fn read_primary(disk: &mut (impl Read + Seek), size: u64) -> Result<Self, Error> {
+        read_copy(disk, size / SECTOR, 1, "primary")
+    }
 }
 
 fn read_copy(

@@ -1,5 +1,8 @@
 //! The manifest of an image: written by a build, checked by `headnode verify`.
 
+pub mod provenance;
+pub mod sbom;
+pub mod signature;
 pub mod verify;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Checks an image against its manifest: every range, every partition, every file, the firmware
-//! outside of the key's file system too.
+//! Checks an image against its manifest: its signature, every partition and mapped range, and the
+//! list of files; file by file where a partition is broken, or when that is wanted.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,11 +7,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headnode_model::manifest::{Image, Manifest};
+use headnode_model::manifest::{Image, Manifest, Range};
 use headnode_model::paths;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::signature::{self, PublicKey, Status};
 use crate::image::SECTOR;
 use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
 use crate::image::fat::{Node, Volume};
@@ -29,7 +30,9 @@ pub struct Report {
     pub image: PathBuf,
     /// The manifest that it was checked against; absent when only the key's own one was there.
     pub manifest: Option<PathBuf>,
-    /// Number of files whose content was checked.
+    /// Who signed that manifest; absent when there is none beside the image.
+    pub signature: Option<Status>,
+    /// Number of files that were checked.
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
@@ -46,44 +49,74 @@ pub struct Damage {
     pub why: String,
 }
 
+/// What is to be checked, and against what.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// The manifest, when it is not beside the image.
+    pub manifest: Option<&'a Path>,
+    /// The key that must have signed the manifest.
+    pub public_key: Option<&'a PublicKey>,
+    /// Whether every file is checked by itself, although its partition is whole.
+    pub deep: bool,
+}
+
 /// Checks an image. `progress` is called with the bytes looked at so far and those in all.
+///
+/// A packed image is unpacked into an unnamed sparse file first, as its parts are read in the order
+/// of the manifest. An ISO is to be looked into by `contents` once that reads one.
 ///
 /// # Errors
 /// When the image cannot be read at all, or there is no manifest to check it against. What is
 /// merely damaged is in the report.
 pub fn verify(
     path: &Path,
-    manifest: Option<&Path>,
+    options: Options<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<Report> {
     let mut image = ImageFile::open(path, &mut |bytes| progress(bytes, 0))
         .with_context(|| format!("reading {}", path.display()))?;
-    let beside = manifest.map_or_else(|| super::beside(path), Path::to_owned);
-    let outer = match std::fs::read(&beside) {
-        Ok(text) => {
-            Some(Manifest::parse(&text).with_context(|| format!("reading {}", beside.display()))?)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && manifest.is_none() => None,
-        Err(error) => return Err(error).with_context(|| format!("reading {}", beside.display())),
+    let beside = options.manifest.map_or_else(|| super::beside(path), Path::to_owned);
+    let reading = || format!("reading {}", beside.display());
+    let text = match std::fs::read(&beside) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && options.manifest.is_none() => None,
+        Err(error) => return Err(error).with_context(reading),
     };
-    let mut checker = Checker { damage: Vec::new(), done: 0, files: 0, bytes: 0, progress };
+    let outer = text.as_deref().map(Manifest::parse).transpose().with_context(reading)?;
+    let mut checker =
+        Checker { damage: Vec::new(), done: 0, files: 0, bytes: 0, deep: options.deep, progress };
+    let signature = match (&text, options.public_key) {
+        (Some(text), key) => Some(signature::check(&beside, text, key)?),
+        (None, None) => None,
+        (None, Some(_)) => {
+            bail!("{} is missing: without it the signature cannot be checked", beside.display())
+        }
+    };
+    if let Some(Status::Bad { why }) = &signature {
+        checker.add("the signature", why);
+    }
     let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
     let mut broken_parts = Vec::new();
     let table = checker.table(&mut image, whole);
     if let Some(whole) = whole {
         broken_parts = checker.parts(&mut image, whole)?;
+        // Which files are broken is worth the time, and so is all that no partition vouches for.
+        checker.deep |= !broken_parts.is_empty() || table.is_none();
+    } else {
+        checker.deep = true;
     }
     checker.key(&image, table.as_ref(), outer.as_ref())?;
     if let Some(outer) = &outer {
         checker.firmware(&mut image, table.as_ref(), outer)?;
     }
     // A broken part in which every file is whole is broken elsewhere.
-    if checker.damage.is_empty() {
+    if checker.damage.iter().all(|damage| damage.what == "the signature") {
         checker.damage.extend(broken_parts);
     }
     Ok(Report {
         image: path.to_owned(),
         manifest: outer.is_some().then_some(beside),
+        signature,
         files: checker.files,
         bytes: checker.bytes,
         damage: checker.damage,
@@ -95,6 +128,7 @@ struct Checker<'a> {
     done: u64,
     files: usize,
     bytes: u64,
+    deep: bool,
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
@@ -140,7 +174,16 @@ impl Checker<'_> {
             let what = format!("partition {} ({})", p.number, p.name);
             (what, p.start.saturating_mul(SECTOR), p.sectors.saturating_mul(SECTOR), &p.sha256)
         });
-        let ranges = whole.ranges.iter().map(|r| {
+        // A range within a partition is checked with it.
+        let within = |r: &&Range| {
+            whole.partitions.iter().any(|p| {
+                let start = p.start.saturating_mul(SECTOR);
+                let end = start.saturating_add(p.sectors.saturating_mul(SECTOR));
+                start <= r.offset && r.offset.saturating_add(r.length) <= end
+            })
+        };
+        let deep = self.deep;
+        let ranges = whole.ranges.iter().filter(|r| deep || !within(r)).map(|r| {
             (
                 format!("bytes {} to {}", r.offset, r.offset.saturating_add(r.length)),
                 r.offset,
@@ -221,7 +264,7 @@ impl Checker<'_> {
             };
             self.files += 1;
             self.bytes += file.size;
-            let Some(sha256) = &file.sha256 else { continue };
+            let Some(sha256) = file.sha256.as_ref().filter(|_| self.deep) else { continue };
             let mut disk = &image.file;
             if self.hash(&mut disk, &extents, 0)? != *sha256 {
                 self.add(&file.path, "its content is not what was written");
@@ -268,6 +311,10 @@ impl Checker<'_> {
             };
             match extents {
                 Err(error) => self.add(&entry.path, error.to_string()),
+                Ok(extents) if extents.is_empty() => {
+                    self.add(&entry.path, "it is missing, or has another size");
+                }
+                Ok(_) if !self.deep => {}
                 Ok(extents) => {
                     if self.hash(&mut image.file, &extents, 0)? != entry.sha256 {
                         self.add(&entry.path, "its content is not what was written");

@@ -20,9 +20,9 @@
 pub mod apt;
 pub mod archive;
 pub mod cache;
+pub mod copyright;
 pub mod lock;
 pub mod preflight;
-pub mod progress;
 pub mod recipe;
 pub mod root;
 
@@ -38,7 +38,8 @@ use apt::{Apt, Mirrors};
 use archive::Tree;
 use cache::{Cache, sha256_file, sha256_of, write_whole};
 use lock::{Lock, Use};
-use progress::{Progress, Timing};
+
+use crate::progress::{Steps, Timing, note};
 
 /// zstd's level for the root's archive. Measured on 190 MiB of root: level 3 gives 57 MiB in 2 s of
 /// processor time, 9 gives 50 MiB in 7 s, 15 gives 50 MiB in 56 s, 19 gives 44 MiB in 170 s. What the
@@ -120,14 +121,14 @@ pub fn build(options: &Options) -> Result<Built> {
             options.lock.display()
         );
     }
-    let mut progress = Progress::new(7);
+    let mut progress = Steps::numbered(7);
     let cache = Cache::open(&options.cache, || {
         progress.say(&format!("waiting: another build uses the cache {}", options.cache.display()));
     })?;
     let work = cache.work()?;
     let apt = Apt::new(&work.path().join("apt"), &options.mirrors, recipe::SUITE)?;
 
-    let mut lock = progress.step("versions", |_| match old {
+    let mut lock = progress.tell("versions", |_| match old {
         Some(lock) => {
             let n = lock.packages.len();
             Ok((lock, format!("{n} packages pinned by {}", options.lock.display())))
@@ -164,16 +165,16 @@ pub fn build(options: &Options) -> Result<Built> {
             needed.extend([Use::Root, Use::Kernel]);
         }
     }
-    progress.step("packages", |_| {
+    progress.tell("packages", |_| {
         let n = apt.fetch(&lock, &cache, &needed)?;
         Ok(((), if n == 0 { "all cached".to_owned() } else { format!("{n} downloaded") }))
     })?;
 
-    let modules_sha256 = progress.step("ZFS modules", |step| {
+    let modules_sha256 = progress.tell("ZFS modules", |step| {
         let cached = modules.exists();
         if !cached {
             let step = step.clone();
-            root::compile_modules(&lock, &cache, move |line| step.note(line))?;
+            root::compile_modules(&lock, &cache, move |line| note(&step, line))?;
         }
         let digest = root::modules_sha256(&lock, &cache)?;
         Ok((digest, if cached { "cached" } else { "compiled" }.to_owned()))
@@ -182,11 +183,11 @@ pub fn build(options: &Options) -> Result<Built> {
 
     let root_key = root::root_key(&lock, &modules_sha256);
     let root_tar = cache.part("root", &root_key);
-    progress.step("root", |step| {
+    progress.tell("root", |step| {
         let cached = root_tar.exists();
         if !cached {
             let step = step.clone();
-            root::bootstrap_root(&lock, &cache, &modules_sha256, move |line| step.note(line))?;
+            root::bootstrap_root(&lock, &cache, &modules_sha256, move |line| note(&step, line))?;
         }
         Ok(((), if cached { "cached" } else { "bootstrapped" }.to_owned()))
     })?;
@@ -201,7 +202,7 @@ pub fn build(options: &Options) -> Result<Built> {
         [root_key.as_str(), recipe::EDITION, &COMPRESSION.to_string()].map(str::as_bytes),
     );
     let base = cache.part("boot", &boot_key);
-    progress.step("boot archive", |_| {
+    progress.tell("boot archive", |_| {
         let cached = base.exists();
         if !cached {
             write_whole(&base, |out| compress(&tree, epoch, COMPRESSION, out).map(|_| ()))?;
@@ -214,7 +215,7 @@ pub fn build(options: &Options) -> Result<Built> {
     overlay.add_folder("etc");
     overlay.add_folder("etc/version");
     overlay.add_file("etc/version/platform", 0o644, format!("{}\n", lock.stamp));
-    let over = progress.step("overlay", |_| {
+    let over = progress.tell("overlay", |_| {
         let bytes = compress(&overlay, epoch, COMPRESSION, Vec::new())?;
         Ok((bytes, format!("{} entries", overlay.nodes.len())))
     })?;
@@ -222,7 +223,7 @@ pub fn build(options: &Options) -> Result<Built> {
     let packages = packages_json(&lock, &copyright)?;
     let copyright = compress(&copyright, epoch, COMPRESSION, Vec::new())?;
     let place = options.output.join(format!("platform-{}.tgz", lock.stamp));
-    let files = progress.step("platform", |_| {
+    let files = progress.tell("platform", |_| {
         let base_file = File::open(&base).with_context(|| format!("opening {}", base.display()))?;
         let base_size = base_file.metadata().context("measuring the boot archive")?.len();
         let stamp = format!("{}\n", lock.stamp);
@@ -293,23 +294,21 @@ fn compress<W: Write>(tree: &Tree, mtime: u32, level: i32, out: W) -> Result<W> 
 }
 
 /// `packages.json`: what is in the platform.
-fn packages_json(lock: &Lock, copyright: &Tree) -> Result<Vec<u8>> {
-    let packages: Vec<_> = lock
-        .packages
-        .iter()
-        .filter(|p| p.uses.iter().any(|u| *u != Use::Modules))
-        .map(|p| {
-            let text = format!("usr/share/doc/{}/copyright", p.name);
-            serde_json::json!({
-                "name": p.name,
-                "version": p.version,
-                "architecture": p.architecture,
-                "sha256": p.sha256,
-                "uses": p.uses,
-                "copyright": copyright.nodes.contains_key(&text).then_some(text),
-            })
-        })
-        .collect();
+fn packages_json(lock: &Lock, texts: &Tree) -> Result<Vec<u8>> {
+    let mut packages = Vec::new();
+    for p in lock.packages.iter().filter(|p| p.uses.iter().any(|u| *u != Use::Modules)) {
+        let path = format!("usr/share/doc/{}/copyright", p.name);
+        let text = texts.read(&path)?.unwrap_or_default();
+        packages.push(serde_json::json!({
+            "name": p.name,
+            "version": p.version,
+            "architecture": p.architecture,
+            "sha256": p.sha256,
+            "uses": p.uses,
+            "licences": copyright::licences(&String::from_utf8_lossy(&text)),
+            "copyright": texts.nodes.contains_key(&path).then_some(path),
+        }));
+    }
     let mut text = serde_json::to_vec_pretty(&serde_json::json!({
         "stamp": lock.stamp,
         "suite": lock.suite,

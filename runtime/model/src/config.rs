@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 
+use crate::answers::is_secret;
 use crate::net::{self, MacAddr};
 use crate::{ports, timing};
 
@@ -38,9 +39,27 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// A configuration: keys and values, in the order of the keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A configuration: keys and values, in the order of the keys. `Debug` hides secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Config(BTreeMap<String, String>);
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hide = |(key, value): (&String, &String)| {
+            (key.clone(), if is_secret(key) { "<hidden>".to_owned() } else { value.clone() })
+        };
+        f.debug_map().entries(self.0.iter().map(hide)).finish()
+    }
+}
+
+/// A line for a message, without the value of a secret.
+fn shown(line: &str) -> String {
+    match line.split_once('=') {
+        Some((key, _)) if is_secret(key) => format!("{key}=<hidden>"),
+        None if is_secret(line) => "<hidden>".to_owned(),
+        _ => line.to_owned(),
+    }
+}
 
 impl Config {
     /// Reads the shell form. Later lines win over earlier ones.
@@ -64,7 +83,10 @@ impl Config {
                 Some((key, value)) => drop(values.insert(key, value)),
                 None => problems.push(Problem {
                     key: format!("line {}", number + 1),
-                    message: format!("{line:?} is not of the form key=value or key='value'"),
+                    message: format!(
+                        "{:?} is not of the form key=value or key='value'",
+                        shown(line)
+                    ),
                 }),
             }
         }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod event;
 pub mod manifest;
 pub mod net;
+pub mod password;
 pub mod paths;
 pub mod ports;
 pub mod questions;

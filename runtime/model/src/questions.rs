@@ -2,20 +2,21 @@
 //! (C§2.2–2.4).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
-use crate::answers::{Answer, Answers};
+use crate::answers::{Answer, Answers, PASSWORDS, is_secret};
 use crate::config::Problem;
 use crate::net::{self, MacAddr};
 
 mod check;
 mod derive;
 
-pub use check::check;
-pub use derive::config;
+pub use check::{check, password_problems};
+pub use derive::{Hashes, config};
 
 /// Key of the configuration that holds the id of the setup that wrote it; the pool carries the same.
 pub const SETUP_ID: &str = "headnode_setup_id";
@@ -45,6 +46,8 @@ pub enum Kind {
     Host,
     /// A password; kept as it is.
     Password,
+    /// A password's hash, as in `/etc/shadow`.
+    Hash,
 }
 
 /// When a question is put.
@@ -207,9 +210,10 @@ pub const QUESTIONS: [Question; 22] = [
 
 /// Keys of the answers file that are no questions of [`QUESTIONS`]: Triton's control keys and
 /// questions that this version has no use for, and our wishes about disks.
-const OTHER_KEYS: [&str; 26] = [
+const OTHER_KEYS: [&str; 28] = [
     "adopt_pool",
     "admin_password",
+    "admin_password_hash",
     "api_password",
     "config_console",
     "dns_search",
@@ -223,6 +227,7 @@ const OTHER_KEYS: [&str; 26] = [
     "ntp_hosts",
     "phonehome_automatic",
     "pool_disks",
+    "root_password_hash",
     "simple_headers",
     "skip_dns_check",
     "skip_edit_config",
@@ -245,8 +250,8 @@ pub struct Facts {
     pub admin_nic: Option<MacAddr>,
 }
 
-/// The answers as far as they go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The answers as far as they go. `Debug` hides secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Good answers and defaults by key.
     pub values: BTreeMap<&'static str, String>,
@@ -258,14 +263,41 @@ pub struct Outcome {
     pub unknown: Vec<String>,
 }
 
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hide = |(key, value): (&&'static str, &String)| {
+            let shown = if is_secret(key) { "<hidden>".to_owned() } else { value.clone() };
+            (*key, shown)
+        };
+        f.debug_struct("Outcome")
+            .field("values", &self.values.iter().map(hide).collect::<BTreeMap<_, _>>())
+            .field("missing", &self.missing)
+            .field("problems", &self.problems)
+            .field("unknown", &self.unknown)
+            .finish()
+    }
+}
+
+/// Whether a key of the answers file has a meaning, if only for Triton's own scripts.
+pub fn is_known(key: &str) -> bool {
+    QUESTIONS.iter().any(|q| q.key == key) || OTHER_KEYS.contains(&key)
+}
+
 /// Reads the answers: checks each and all together, fills in the defaults.
 pub fn evaluate(answers: &Answers, facts: &Facts) -> Outcome {
-    let mut outcome = Outcome::default();
-    let known = |key: &str| QUESTIONS.iter().any(|q| q.key == key) || OTHER_KEYS.contains(&key);
-    outcome.unknown = answers.0.keys().filter(|key| !known(key)).cloned().collect();
+    let unknown = answers.0.keys().filter(|key| !is_known(key)).cloned().collect();
+    let mut outcome = Outcome { unknown, ..Outcome::default() };
     for question in QUESTIONS {
         let external = outcome.values.get("setup_external_network").is_some_and(|v| v == "true");
         if question.asked == Asked::WithExternal && !external {
+            continue;
+        }
+        // The hash in a password's place answers its question.
+        if let Some((_, hashed)) = PASSWORDS.iter().find(|(clear, _)| *clear == question.key)
+            && answers.get(question.key) == Answer::Missing
+            && let Answer::Given(hash) = answers.get(hashed)
+        {
+            outcome.values.insert(hashed, hash);
             continue;
         }
         let default = default(question.key, &outcome.values, facts);
@@ -277,6 +309,8 @@ pub fn evaluate(answers: &Answers, facts: &Facts) -> Outcome {
                 Ok(value) => drop(outcome.values.insert(question.key, value)),
                 Err(message) => bad(message),
             },
+            // Told with the other problems of passwords.
+            Answer::Unusable(_) | Answer::Default if question.kind == Kind::Password => {}
             Answer::Unusable(text) => bad(format!("{text} is neither text nor number")),
             Answer::Default => match default {
                 Some(value) => drop(outcome.values.insert(question.key, value)),
@@ -292,6 +326,18 @@ pub fn evaluate(answers: &Answers, facts: &Facts) -> Outcome {
     }
     let together = check_together(&outcome.values);
     outcome.problems.extend(together);
+    for (clear, hashed) in PASSWORDS {
+        for problem in password_problems(answers, clear, hashed) {
+            if !outcome.problems.iter().any(|known| known.key == problem.key) {
+                outcome.problems.push(problem);
+            }
+        }
+    }
+    for key in PASSWORDS.map(|(_, hashed)| hashed) {
+        if let Answer::Given(hash) = answers.get(key) {
+            outcome.values.entry(key).or_insert(hash);
+        }
+    }
     for key in ["pool_disks", "wipe_disks"] {
         if let Err(problem) = words(answers, key) {
             outcome.problems.push(problem);

@@ -98,7 +98,7 @@ pub fn after_failure() -> Choice {
 pub fn may_open_shell(root_shadow: Option<&str>) -> bool {
     let Some(hash) = root_shadow else { return true };
     let asked = inquire::Password::new("Password of root:").without_confirmation().prompt();
-    let good = asked.is_ok_and(|password| crate::password::matches(&password, hash));
+    let good = asked.is_ok_and(|password| headnode_model::password::matches(&password, hash));
     if !good {
         println!("That is not the password of root.");
     }

@@ -7,7 +7,6 @@
 pub mod check;
 pub mod console;
 pub mod machine;
-pub mod password;
 pub mod real;
 pub mod record;
 pub mod run;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use headnode_model::boot::KernelParams;
+use headnode_model::password;
 use headnode_model::questions::{Facts, Question};
 use headnode_node::dataset::Datasets;
 use headnode_node::disk::{self, Disk, Disks};
@@ -79,7 +80,11 @@ impl Machine for Real {
     }
 
     fn hash_password(&self, password: &str) -> Result<String> {
-        crate::password::hash(password, &uuid::Uuid::new_v4().as_bytes()[..12])
+        let mut salt = [0; password::SALT];
+        for (to, from) in salt.iter_mut().zip(uuid::Uuid::new_v4().as_bytes()) {
+            *to = *from;
+        }
+        Ok(password::hash(password, &salt)?)
     }
 
     fn params(&self) -> Result<KernelParams> {

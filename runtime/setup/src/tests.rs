@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use headnode_model::answers::{Answers, seal};
 use headnode_model::event::{Event, StepEvent};
 use headnode_model::paths;
 use headnode_model::setup_state::SetupState;
@@ -133,6 +134,36 @@ fn first_boot_and_the_second_one() {
     assert_eq!(events[0].count, 11);
     assert!(events.iter().any(|e| e.step == "pool_imported"));
     assert_eq!(finished(&fake), first);
+}
+
+#[test]
+fn sealed_answers_set_up_a_headnode_without_any_password() {
+    let mut clear = answers();
+    clear["admin_password"] = json!("joypass123");
+    let clear: Answers = serde_json::from_value(clear).unwrap();
+    let sealed = serde_json::to_value(seal(&clear, b"seed").unwrap().answers).unwrap();
+    let (files, params) = key(&sealed, "kernel");
+    let fake = Fake::new(files, vec![blank("sda", 8)], &params);
+    run(&fake).unwrap();
+    let (durable, memory) = finished(&fake);
+    let config = &durable.pools[0].datasets["usbkey"][Path::new("config")];
+    let config = String::from_utf8(config.clone()).unwrap();
+    for (key, sealed_key) in
+        [("root_shadow", "root_password_hash"), ("ufds_admin_pw_hash", "admin_password_hash")]
+    {
+        let line = format!("{key}='{}'", sealed[sealed_key].as_str().unwrap());
+        assert!(config.lines().any(|l| l == line), "{line} is not in\n{config}");
+    }
+    let on_pool = durable.pools.into_iter().flat_map(|p| p.datasets.into_values());
+    let bytes = durable
+        .key
+        .unwrap()
+        .into_values()
+        .chain(on_pool.flat_map(Files::into_values))
+        .chain(memory.files.into_values());
+    for text in bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
+        assert!(!text.contains("secret-word") && !text.contains("joypass123"), "{text}");
+    }
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::{Facts, Kind};
+use crate::answers::{Answer, Answers};
+use crate::config::Problem;
 use crate::net::{self, MacAddr};
+use crate::password;
 
 /// Checks one answer; gives its normal form.
 ///
@@ -17,6 +20,8 @@ pub fn check(kind: Kind, text: &str, facts: &Facts) -> Result<String, String> {
     match kind {
         Kind::Password if text.is_empty() => Err("must not be empty".to_owned()),
         Kind::Password => Ok(text.to_owned()),
+        Kind::Hash if password::is_hash(text) => Ok(text.to_owned()),
+        Kind::Hash => Err("must be a hash of SHA-512-crypt ($6$…)".to_owned()),
         Kind::Text if trimmed.is_empty() => Err("must not be empty".to_owned()),
         Kind::Text if trimmed.contains(['"', '\'', '`', '\n', '\r']) => {
             Err("must not contain quotes".to_owned())
@@ -95,4 +100,28 @@ fn domain_part(part: &str) -> bool {
         && part.chars().all(plain)
         && !part.starts_with('-')
         && !part.ends_with('-')
+}
+
+/// What is wrong with a password, or the hash that stands in its place. Values are never told.
+pub fn password_problems(answers: &Answers, clear: &str, hashed: &str) -> Vec<Problem> {
+    let problem = |key: &str, message: &str| {
+        vec![Problem { key: key.to_owned(), message: message.to_owned() }]
+    };
+    match (answers.get(clear), answers.get(hashed)) {
+        (Answer::Missing, Answer::Missing) => Vec::new(),
+        (Answer::Missing, Answer::Given(hash)) if password::is_hash(&hash) => Vec::new(),
+        (Answer::Missing, _) => {
+            problem(hashed, "must be a hash of SHA-512-crypt ($6$…), as mkpasswd -m sha-512 makes")
+        }
+        (_, Answer::Given(_) | Answer::Default | Answer::Unusable(_)) => {
+            problem(clear, &format!("give either it or {hashed}, not both"))
+        }
+        (Answer::Given(text), _) if text.is_empty() => problem(clear, "must not be empty"),
+        (Answer::Given(text), _) if clear == "admin_password" => {
+            password::weak(&text).map_or_else(Vec::new, |why| problem(clear, why))
+        }
+        (Answer::Given(_), _) => Vec::new(),
+        (Answer::Default, _) => problem(clear, "has no default: give a value"),
+        (Answer::Unusable(_), _) => problem(clear, "must be a text"),
+    }
 }

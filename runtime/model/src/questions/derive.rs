@@ -1,12 +1,22 @@
 //! The configuration that follows from answers.
 
 use super::{Outcome, Question, SETUP_ID, network_of};
-use crate::answers::{Answer, Answers};
+use crate::answers::{Answer, Answers, is_secret};
 use crate::config::{Config, Problem, Problems};
 use crate::{ports, timing};
 
-/// The configuration that follows from complete answers (C§2.4). `root_shadow` is the hash of
-/// `root_password`, which itself is left out.
+/// The hashes of the passwords in the answers, which themselves are left out of the configuration.
+#[derive(Clone, Copy)]
+pub struct Hashes<'a> {
+    /// That of `root_password`.
+    pub root: &'a str,
+    /// That of `admin_password`, when there is one. It becomes `ufds_admin_pw_hash`, in the place of
+    /// Triton's `ufds_admin_pw`, which holds the password in clear: whoever checks admin's password
+    /// checks it against the hash, and nobody needs the password itself.
+    pub admin: Option<&'a str>,
+}
+
+/// The configuration that follows from complete answers (C§2.4).
 ///
 /// # Errors
 /// All that is wrong.
@@ -14,7 +24,7 @@ pub fn config(
     outcome: &Outcome,
     answers: &Answers,
     setup_id: &str,
-    root_shadow: &str,
+    hashes: Hashes<'_>,
 ) -> Result<Config, Problems> {
     let missing =
         |q: &Question| Problem { key: q.key.to_owned(), message: "is missing".to_owned() };
@@ -24,9 +34,9 @@ pub fn config(
         return Err(Problems(problems));
     }
     let mut config = Config::default();
-    let skip =
-        ["root_password", "setup_external_network", "dns_resolver1", "dns_resolver2", "ntp_host"];
-    for (key, value) in outcome.values.iter().filter(|(key, _)| !skip.contains(*key)) {
+    let skip = ["setup_external_network", "dns_resolver1", "dns_resolver2", "ntp_host"];
+    let skip = |key: &str| is_secret(key) || skip.contains(&key);
+    for (key, value) in outcome.values.iter().filter(|(key, _)| !skip(key)) {
         if !(*key == "external_vlan_id" && value == "none") {
             config.set(key, value.as_str());
         }
@@ -46,7 +56,11 @@ pub fn config(
     }
     let admin_ip = value("admin_ip");
     config.set(SETUP_ID, setup_id);
-    config.set("root_shadow", root_shadow);
+    config.set("root_shadow", hashes.root);
+    if let Some(hash) = hashes.admin {
+        config.set("ufds_admin_login", "admin");
+        config.set("ufds_admin_pw_hash", hash);
+    }
     config.set("dns_resolvers", format!("{},{}", value("dns_resolver1"), value("dns_resolver2")));
     config.set("ntp_hosts", given("ntp_hosts").unwrap_or_else(|| value("ntp_host").to_owned()));
     config.set("compute_node_ntp_hosts", admin_ip);

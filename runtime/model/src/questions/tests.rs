@@ -4,6 +4,8 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
+const HASHES: Hashes<'_> = Hashes { root: "$6$x$y", admin: None };
+
 fn answers(value: serde_json::Value) -> Answers {
     serde_json::from_value(value).unwrap()
 }
@@ -19,7 +21,7 @@ fn good() -> serde_json::Value {
 fn minimal_answers_make_a_whole_configuration() {
     let answers = answers(good());
     let outcome = evaluate(&answers, &Facts::default());
-    let config = config(&outcome, &answers, "id", "$6$x$y").unwrap();
+    let config = config(&outcome, &answers, "id", HASHES).unwrap();
     assert_eq!(config.get("region_name"), Some("coal"));
     assert_eq!(config.get("dhcp_range_start"), Some("10.99.99.37"));
     assert_eq!(config.get("dhcp_range_end"), Some("10.99.99.254"));
@@ -84,9 +86,49 @@ fn a_small_network_and_an_external_one_work() {
         all[key] = json!(value);
     }
     let answers = answers(all);
-    let config = config(&evaluate(&answers, &Facts::default()), &answers, "id", "x").unwrap();
+    let config = config(&evaluate(&answers, &Facts::default()), &answers, "id", HASHES).unwrap();
     assert_eq!(config.get("external_network"), Some("192.168.1.0"));
     assert_eq!(config.get("external_vlan_id"), None);
+}
+
+#[test]
+fn a_hash_stands_in_for_its_password() {
+    let hash = crate::password::hash("root", &[1; 12]).unwrap();
+    let mut all = good();
+    all.as_object_mut().unwrap().remove("root_password");
+    let asked = evaluate(&answers(all.clone()), &Facts::default()).missing;
+    assert_eq!(asked.iter().map(|q| q.key).collect::<Vec<_>>(), ["root_password"]);
+    all["root_password_hash"] = json!(hash);
+    all["admin_password_hash"] = json!(hash);
+    let all = answers(all);
+    let outcome = evaluate(&all, &Facts::default());
+    assert!(outcome.missing.is_empty() && outcome.problems.is_empty(), "{outcome:?}");
+    assert!(outcome.unknown.is_empty(), "{outcome:?}");
+    assert_eq!(outcome.values["root_password_hash"], hash);
+    assert!(!format!("{outcome:?}").contains("$6$"));
+    let hashes = Hashes { root: &hash, admin: Some(&hash) };
+    let config = config(&outcome, &all, "id", hashes).unwrap();
+    assert_eq!(config.get("ufds_admin_pw_hash"), Some(hash.as_str()));
+    assert_eq!(config.get("root_password_hash"), None);
+    assert_eq!(config.for_compute_node().get("ufds_admin_pw_hash"), None);
+    assert!(!format!("{config:?}").contains("$6$"));
+}
+
+#[test]
+fn problems_of_passwords_do_not_tell_them() {
+    for (key, value) in [
+        ("root_password", json!(["qwertyui"])),
+        ("root_password", json!("<default>")),
+        ("admin_password", json!("qwertyui")),
+        ("admin_password_hash", json!("qwertyui")),
+    ] {
+        let mut all = good();
+        all[key] = value;
+        let outcome = evaluate(&answers(all), &Facts::default());
+        let keys: Vec<_> = outcome.problems.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, [key]);
+        assert!(!format!("{outcome:?}").contains("qwertyui"), "{outcome:?}");
+    }
 }
 
 proptest! {
@@ -97,6 +139,6 @@ proptest! {
         all[QUESTIONS[which].key] = json!(text);
         let answers = answers(all);
         let outcome = evaluate(&answers, &Facts::default());
-        drop(config(&outcome, &answers, "id", "x"));
+        drop(config(&outcome, &answers, "id", HASHES));
     }
 }

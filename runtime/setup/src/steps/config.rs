@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use headnode_model::answers::Answers;
+use headnode_model::answers::{Answer, Answers, PASSWORDS};
 use headnode_model::config::{Config, Problems};
 use headnode_model::paths;
-use headnode_model::questions::{self, Asked, Facts, SETUP_ID};
+use headnode_model::questions::{self, Asked, Facts, Hashes, SETUP_ID};
 
 use crate::machine::Machine;
 use crate::record::{on_key, on_pool, write_key};
@@ -104,10 +104,28 @@ fn ask(context: &mut Context<'_>) -> Result<Config> {
         context.record.id = machine.uuid();
         context.record.start_time = machine.now();
     }
-    let password =
-        outcome.values.get("root_password").context("the password of root is missing")?;
-    let shadow = machine.hash_password(password)?;
-    questions::config(&outcome, &answers, &context.record.id, &shadow).map_err(anyhow::Error::new)
+    let [root, admin] =
+        PASSWORDS.map(|(clear, hashed)| hashed_answer(machine, &answers, clear, hashed));
+    let root = root?.context("the password of root is missing")?;
+    let admin = admin?;
+    let hashes = Hashes { root: &root, admin: admin.as_deref() };
+    questions::config(&outcome, &answers, &context.record.id, hashes).map_err(anyhow::Error::new)
+}
+
+/// The hash of a password: the one in the answers, or that of the clear one there.
+fn hashed_answer(
+    machine: &dyn Machine,
+    answers: &Answers,
+    clear: &str,
+    hashed: &str,
+) -> Result<Option<String>> {
+    match (answers.get(hashed), answers.get(clear)) {
+        (Answer::Given(hash), _) => Ok(Some(hash)),
+        (_, Answer::Given(password)) => {
+            machine.hash_password(&password).with_context(|| format!("hashing {clear}")).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Puts the questions that are open. What the answers file answers is not asked.
