@@ -1,11 +1,15 @@
 //! Formats, each a stream of bytes made from data that is known beforehand.
 
 pub mod cpio;
+pub mod deflate;
 pub mod disk;
 pub mod fat;
 pub mod gpt;
 pub mod output;
+pub mod pool;
+pub mod qcow2;
 pub mod reader;
+pub mod vmdk;
 
 use std::fs::File;
 use std::io::{self, Read};
