@@ -1,5 +1,7 @@
 //! The manifest of an image: written by a build, checked by `headnode verify`.
 
+pub mod bmap;
+pub mod sums;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
