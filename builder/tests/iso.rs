@@ -15,6 +15,7 @@ use headnode::image::iso::{Boot, Error, Format, Iso, Volume};
 use headnode::image::output::{Compression, Output, hex, packed};
 use headnode::image::pool::Pool;
 use headnode_model::manifest::Partition;
+use nix::sys::stat::{Mode, umask};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -127,12 +128,34 @@ fn other_programs_find_the_image_in_order() {
 }
 
 #[test]
+fn images_with_illumos_loader_are_in_order_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("a.iso");
+    let boot = Boot::illumos(vec![0x90; 2500], vec![1; 400_000].into());
+    let partitions = write(format(boot), some_files(), &image);
+    assert_eq!(partitions[0].sectors, 524_288);
+    let said = run("xorriso", &["-indev", text(&image), "-report_el_torito", "plain"]);
+    // The sectors to load are the column before the last one.
+    let found = |line: &str, words: &[&str]| words.iter().all(|word| line.contains(word));
+    assert!(said.lines().any(|line| found(line, &["BIOS  y   none", "     5 "])), "{said}");
+    assert!(said.lines().any(|line| found(line, &["UEFI  y   none"])), "{said}");
+    assert!(said.contains("El Torito img path :   1  /boot/cdboot"), "{said}");
+    assert!(said.contains("El Torito img opts :   1  boot-info-table"), "{said}");
+    assert!(said.contains("El Torito img path :   2  /boot/efiboot.img"), "{said}");
+    assert!(run("sgdisk", &["-v", text(&image)]).contains("No problems found"));
+    let out = dir.path().join("out");
+    compare(&image, &some_files(), &out);
+    run("fsck.fat", &["-n", text(&out.join("boot/efiboot.img"))]);
+}
+
+#[test]
 fn an_image_depends_on_its_content_only() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     for (at, dir) in dirs.iter().enumerate() {
         let boot = grub_iso::build(dir.path(), ".joyliveusb").unwrap();
         let mut files = some_files();
         if at == 1 {
+            umask(Mode::from_bits_truncate(0o077));
             files.reverse();
         }
         write(format(boot), files, &dir.path().join("a.iso"));

@@ -287,6 +287,13 @@ impl Output {
 impl Sink for Output {
     fn data(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
+            // Whole blocks need not be gathered first.
+            while self.block.is_empty()
+                && let Some((block, later)) = bytes.split_at_checked(BLOCK)
+            {
+                self.put(block, ZEROES == block)?;
+                bytes = later;
+            }
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
             self.block.extend_from_slice(now);
             bytes = later;

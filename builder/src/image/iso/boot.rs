@@ -19,6 +19,31 @@ pub struct Boot {
     pub mbr: Option<Loader>,
 }
 
+impl Boot {
+    /// With illumos' loader, from CDs by both kinds of firmware and by UEFI from disks (C§1.14):
+    /// `cdboot`, which finds the rest on the CD itself, and its program for UEFI.
+    pub fn illumos(cdboot: Vec<u8>, loader: Content) -> Self {
+        // All of it is read, as mkisofs asks for when not told otherwise.
+        let load_sectors = u16::try_from(cdboot.len().div_ceil(512)).unwrap_or(u16::MAX);
+        Self {
+            bios: Some(Bios {
+                path: "boot/cdboot".to_owned(),
+                loader: Loader { bytes: cdboot, places: Vec::new() },
+                info_table: true,
+                load_sectors,
+            }),
+            efi: Some(Efi {
+                path: "boot/efiboot.img".to_owned(),
+                label: "system".to_owned(),
+                files: vec![("efi/boot/bootx64.efi".to_owned(), loader)],
+                // As on Triton's key (C§1.13).
+                sectors: 524_288,
+            }),
+            mbr: None,
+        }
+    }
+}
+
 /// A loader that a BIOS reads from a CD, without emulating a floppy or disk.
 #[derive(Debug, Clone)]
 pub struct Bios {

@@ -20,13 +20,11 @@ impl Iso {
             out.zeroes_to(u64::from(block) * BLOCK).and_then(|()| out.data(bytes))
         };
         put(out, 0, &self.system_area()?).map_err(Error::Write)?;
-        let mut descriptor = SYSTEM_BLOCKS as u32;
         let mut descriptors = vec![self.primary()];
         descriptors.extend(self.catalogue.map(boot_record));
         descriptors.push(terminator());
-        for bytes in descriptors {
-            put(out, descriptor, &bytes).map_err(Error::Write)?;
-            descriptor += 1;
+        for (block, bytes) in (SYSTEM_BLOCKS as u32..).zip(descriptors) {
+            put(out, block, &bytes).map_err(Error::Write)?;
         }
         let table = self.path_table_bytes(u32::to_le_bytes, u16::to_le_bytes);
         put(out, self.path_table, &table).map_err(Error::Write)?;
