@@ -13,6 +13,7 @@ pub mod pool;
 pub mod pxe;
 pub mod qcow2;
 pub mod reader;
+pub mod unpack;
 pub mod vmdk;
 pub mod vmx;
 

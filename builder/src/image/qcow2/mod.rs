@@ -4,15 +4,17 @@
 //! Written from front to back, but for the header, which comes last: a header cluster, the data
 //! with a table behind each 512 MiB of it, the table of tables, the reference counts.
 
+pub mod reader;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::Sink;
-use super::deflate::{self, Wrap};
-use super::output::{BLOCK, ImageSink};
-use super::pool::{Ordered, Pool};
+use crate::image::Sink;
+use crate::image::deflate::{self, Wrap};
+use crate::image::output::{BLOCK, ImageSink};
+use crate::image::pool::{Ordered, Pool};
 
 /// Bytes of a cluster; that of the image's blocks, so that a block is a cluster.
 const CLUSTER: u64 = BLOCK as u64;

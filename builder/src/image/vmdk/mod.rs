@@ -4,14 +4,16 @@
 //! Written from front to back, but for the first header and the description behind it, which name
 //! the size and a content identifier and come last.
 
+pub mod reader;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use super::deflate::{self, Wrap};
-use super::output::{BLOCK, ImageSink};
-use super::pool::{Ordered, Pool};
-use super::{SECTOR, Sink};
+use crate::image::deflate::{self, Wrap};
+use crate::image::output::{BLOCK, ImageSink};
+use crate::image::pool::{Ordered, Pool};
+use crate::image::{SECTOR, Sink};
 
 /// Sectors of a grain; a block of the image is a grain.
 const GRAIN: u64 = BLOCK as u64 / SECTOR;
