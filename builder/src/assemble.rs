@@ -14,7 +14,8 @@ use crate::boot::grub;
 use crate::cli::progress::{Steps, set_length};
 use crate::image::Content;
 use crate::image::disk::{Disk, ESP_LOADER, Parts};
-use crate::image::output::{Compression, Output, hex};
+use crate::image::output::{self, Compression, Output, hex};
+use crate::image::pool::Pool;
 use crate::manifest;
 use crate::source::firmware::{self, Catalogue};
 use crate::source::platform::{self, Platform};
@@ -256,10 +257,13 @@ pub fn build(
         let file = fs::File::create(&temporary)
             .with_context(|| format!("creating {}", temporary.display()))?;
         let shown = bar.clone();
-        let mut out = Output::new(file, inputs.compress, move |bytes| shown.set_position(bytes))?;
+        let sink = output::packed(file, inputs.compress, &Pool::for_this_machine()?)?;
+        let mut out = Output::new(vec![sink], move |bytes| shown.set_position(bytes));
         let partitions = disk.write(&mut out)?;
         let written = out.finish().context("writing the image")?;
-        written.file.sync_data().context("writing the image")?;
+        for file in &written.files {
+            file.sync_data().context("writing the image")?;
+        }
         Ok((written, partitions))
     })?;
     let manifest = Manifest {

@@ -200,14 +200,14 @@ impl Disk {
 const _: () = assert!((ALIGNMENT * SECTOR).is_multiple_of(BLOCK as u64));
 
 /// An identifier that follows from the content and what it is for.
-fn guid(digest: &[u8; 32], purpose: &str) -> Uuid {
+pub(super) fn guid(digest: &[u8; 32], purpose: &str) -> Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&derived(digest, purpose)[..16]);
     uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
 /// A FAT serial number that follows from the content.
-fn serial(digest: &[u8; 32], purpose: &str) -> u32 {
+pub(super) fn serial(digest: &[u8; 32], purpose: &str) -> u32 {
     let bytes = derived(digest, purpose);
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }

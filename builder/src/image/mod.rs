@@ -1,11 +1,21 @@
 //! Formats, each a stream of bytes made from data that is known beforehand.
 
+pub mod archive;
+pub mod copy;
 pub mod cpio;
+pub mod deflate;
 pub mod disk;
 pub mod fat;
 pub mod gpt;
+pub mod iso;
 pub mod output;
+pub mod pool;
+pub mod pxe;
+pub mod qcow2;
 pub mod reader;
+pub mod unpack;
+pub mod vmdk;
+pub mod vmx;
 
 use std::fs::File;
 use std::io::{self, Read};

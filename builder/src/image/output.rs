@@ -1,13 +1,16 @@
-//! Where an image goes: a sparse file, plain or compressed, that appears under its name only when
-//! it is whole; hashed while it is written.
+//! Where an image goes: one stream that is hashed and made into several files at once, each by a
+//! sink of its own: a sparse raw file, packed ones, disks of virtual machines.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 
 use headnode_model::manifest::Range;
 use sha2::{Digest, Sha256};
 
 use super::Sink;
+use super::deflate::GzipWriter;
+use super::pool::Pool;
 
 /// The unit in which holes are found: a block of zeroes is not written. A multiple of the 4 KiB
 /// that bmap tools count in, and a divisor of the partitions' alignment.
@@ -50,58 +53,105 @@ impl Compression {
     }
 }
 
-enum Packer {
-    Raw(File),
-    Zstd(Box<zstd::Encoder<'static, BufWriter<File>>>),
-    Gzip(Box<flate2::write::GzEncoder<BufWriter<File>>>),
+/// Makes a file of an image's stream.
+///
+/// It is given whole blocks of [`BLOCK`] bytes, each at a multiple of that, and holes that begin at
+/// such; only the last block or hole of the image may be shorter.
+pub trait ImageSink: Sink {
+    /// Ends the file; the image is as large as what has been given.
+    ///
+    /// # Errors
+    /// When writing the rest fails.
+    fn finish(self: Box<Self>) -> io::Result<File>;
 }
 
-impl Packer {
-    fn new(file: File, compression: Compression) -> io::Result<Self> {
-        Ok(match compression {
-            Compression::None => Self::Raw(file),
-            Compression::Zstd => {
-                let mut encoder = zstd::Encoder::new(BufWriter::new(file), 3)?;
-                encoder.multithread(2)?;
-                encoder.include_checksum(true)?;
-                Self::Zstd(Box::new(encoder))
-            }
-            Compression::Gzip => {
-                let level = flate2::Compression::new(1);
-                Self::Gzip(Box::new(flate2::GzBuilder::new().write(BufWriter::new(file), level)))
-            }
-        })
+/// A sink for the raw image, packed or not.
+///
+/// # Errors
+/// When the compressor cannot be started.
+pub fn packed(
+    file: File,
+    compression: Compression,
+    pool: &Arc<Pool>,
+) -> io::Result<Box<dyn ImageSink>> {
+    Ok(match compression {
+        Compression::None => Box::new(Raw { file, size: 0 }),
+        Compression::Zstd => {
+            let mut encoder = zstd::Encoder::new(BufWriter::new(file), 3)?;
+            // The result is the same for any number of threads above 0.
+            encoder.multithread(2)?;
+            encoder.include_checksum(true)?;
+            Box::new(Zstd(encoder))
+        }
+        Compression::Gzip => {
+            Box::new(Gzip(GzipWriter::new(BufWriter::new(file), Arc::clone(pool))?))
+        }
+    })
+}
+
+struct Raw {
+    file: File,
+    size: u64,
+}
+
+impl Sink for Raw {
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.size += bytes.len() as u64;
+        self.file.write_all(bytes)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Raw(file) => file.write_all(bytes),
-            Self::Zstd(encoder) => encoder.write_all(bytes),
-            Self::Gzip(encoder) => encoder.write_all(bytes),
-        }
+    fn zeroes(&mut self, count: u64) -> io::Result<()> {
+        self.size += count;
+        self.file.seek(SeekFrom::Start(self.size)).map(|_| ())
+    }
+}
+
+impl ImageSink for Raw {
+    fn finish(self: Box<Self>) -> io::Result<File> {
+        self.file.set_len(self.size)?;
+        Ok(self.file)
+    }
+}
+
+struct Zstd(zstd::Encoder<'static, BufWriter<File>>);
+
+impl Sink for Zstd {
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
     }
 
-    fn skip(&mut self, block: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Raw(file) => file.seek(SeekFrom::Current(block.len() as i64)).map(|_| ()),
-            _ => self.write(block),
-        }
+    fn zeroes(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut io::repeat(0).take(count), &mut self.0).map(|_| ())
+    }
+}
+
+impl ImageSink for Zstd {
+    fn finish(self: Box<Self>) -> io::Result<File> {
+        self.0.finish()?.into_inner().map_err(|error| error.into_error())
+    }
+}
+
+struct Gzip(GzipWriter<BufWriter<File>>);
+
+impl Sink for Gzip {
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
     }
 
-    fn finish(self, size: u64) -> io::Result<File> {
-        let inner =
-            |buffer: BufWriter<File>| buffer.into_inner().map_err(|error| error.into_error());
-        match self {
-            Self::Raw(file) => file.set_len(size).map(|()| file),
-            Self::Zstd(encoder) => inner(encoder.finish()?),
-            Self::Gzip(encoder) => inner(encoder.finish()?),
-        }
+    fn zeroes(&mut self, count: u64) -> io::Result<()> {
+        self.0.zeroes(count)
+    }
+}
+
+impl ImageSink for Gzip {
+    fn finish(self: Box<Self>) -> io::Result<File> {
+        self.0.finish()?.into_inner().map_err(|error| error.into_error())
     }
 }
 
 /// Writes an image from its first byte to its last one.
 pub struct Output {
-    packer: Packer,
+    sinks: Vec<Box<dyn ImageSink>>,
     block: Vec<u8>,
     /// Bytes before `block`.
     offset: u64,
@@ -115,8 +165,8 @@ pub struct Output {
 
 /// What was written.
 pub struct Written {
-    /// The file, not yet flushed to the disk.
-    pub file: File,
+    /// The file of each sink, in the order of the sinks, not yet flushed to the disk.
+    pub files: Vec<File>,
     /// The image's size in bytes, unpacked.
     pub size: u64,
     /// Bytes that are no holes.
@@ -126,17 +176,10 @@ pub struct Written {
 }
 
 impl Output {
-    /// Writes into `file`; `progress` is called now and then with the bytes of the image so far.
-    ///
-    /// # Errors
-    /// When the compressor cannot be started.
-    pub fn new(
-        file: File,
-        compression: Compression,
-        progress: impl FnMut(u64) + 'static,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            packer: Packer::new(file, compression)?,
+    /// Feeds these sinks; `progress` is called now and then with the bytes of the image so far.
+    pub fn new(sinks: Vec<Box<dyn ImageSink>>, progress: impl FnMut(u64) + 'static) -> Self {
+        Self {
+            sinks,
             block: Vec::with_capacity(BLOCK),
             offset: 0,
             mapped: 0,
@@ -144,7 +187,7 @@ impl Output {
             range: None,
             partition: None,
             progress: Box::new(progress),
-        })
+        }
     }
 
     /// Bytes of the image so far.
@@ -194,9 +237,9 @@ impl Output {
     pub fn finish(mut self) -> io::Result<Written> {
         self.flush_block()?;
         self.end_range();
-        let file = self.packer.finish(self.offset)?;
+        let files = self.sinks.into_iter().map(ImageSink::finish).collect::<io::Result<_>>()?;
         (self.progress)(self.offset);
-        Ok(Written { file, size: self.offset, mapped: self.mapped, ranges: self.ranges })
+        Ok(Written { files, size: self.offset, mapped: self.mapped, ranges: self.ranges })
     }
 
     fn flush_block(&mut self) -> io::Result<()> {
@@ -216,11 +259,15 @@ impl Output {
         }
         if hole {
             self.end_range();
-            self.packer.skip(block)?;
+            for sink in &mut self.sinks {
+                sink.zeroes(block.len() as u64)?;
+            }
         } else {
             let (_, hash) = self.range.get_or_insert_with(|| (self.offset, Sha256::new()));
             hash.update(block);
-            self.packer.write(block)?;
+            for sink in &mut self.sinks {
+                sink.data(block)?;
+            }
             self.mapped += block.len() as u64;
         }
         self.offset += block.len() as u64;
@@ -240,6 +287,13 @@ impl Output {
 impl Sink for Output {
     fn data(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
+            // Whole blocks need not be gathered first.
+            while self.block.is_empty()
+                && let Some((block, later)) = bytes.split_at_checked(BLOCK)
+            {
+                self.put(block, ZEROES == block)?;
+                bytes = later;
+            }
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
             self.block.extend_from_slice(now);
             bytes = later;
@@ -279,12 +333,12 @@ pub fn hex(hash: Sha256) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     #[test]
     fn holes_are_found_hashed_and_left_out() {
-        let file = tempfile::tempfile().unwrap();
-        let mut out = Output::new(file, Compression::None, |_| ()).unwrap();
+        let pool = Pool::new(1).unwrap();
+        let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
+        let mut out = Output::new(vec![raw], |_| ());
         out.data(b"head").unwrap();
         out.zeroes_to(1 << 20).unwrap();
         out.begin_partition().unwrap();
@@ -293,12 +347,13 @@ mod tests {
         out.zeroes_to(2 << 20).unwrap();
         let digest = out.end_partition().unwrap();
         let mut written = out.finish().unwrap();
+        let file = &mut written.files[0];
         assert_eq!((written.size, written.mapped), (2 << 20, 2 * BLOCK as u64));
         let offsets: Vec<_> = written.ranges.iter().map(|r| (r.offset, r.length)).collect();
         assert_eq!(offsets, [(0, BLOCK as u64), ((1 << 20) + BLOCK as u64, BLOCK as u64)]);
         let mut bytes = Vec::new();
-        written.file.rewind().unwrap();
-        written.file.read_to_end(&mut bytes).unwrap();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len(), 2 << 20);
         let mut hash = Sha256::new();
         hash.update(&bytes[1 << 20..]);

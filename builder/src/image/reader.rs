@@ -5,6 +5,31 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::output::{BLOCK, Compression};
+use super::{qcow2, vmdk};
+
+/// In which form an image file holds the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As it is, or compressed as a whole.
+    Raw(Compression),
+    /// QEMU's disk format.
+    Qcow2,
+    /// VMware's disk format.
+    Vmdk,
+}
+
+impl Form {
+    /// The form of a file that begins with these bytes.
+    pub fn of_magic(head: &[u8]) -> Self {
+        if head.starts_with(qcow2::reader::MAGIC) {
+            Self::Qcow2
+        } else if head.starts_with(vmdk::reader::MAGIC) {
+            Self::Vmdk
+        } else {
+            Self::Raw(Compression::of_magic(head))
+        }
+    }
+}
 
 /// An image that can be read at any place.
 pub struct ImageFile {
@@ -12,14 +37,16 @@ pub struct ImageFile {
     pub file: File,
     /// Its size in bytes.
     pub size: u64,
-    /// How the file was packed.
+    /// How the file was packed; that of disks of virtual machines is `form`'s matter.
     pub compression: Compression,
+    /// In which form the file holds the image.
+    pub form: Form,
     /// The size of the file as it was found, in bytes.
     pub packed_size: u64,
 }
 
 impl ImageFile {
-    /// Opens an image; a packed one is unpacked into an unnamed sparse file in the folder for
+    /// Opens an image; one that is packed or a virtual machine's disk is unpacked into an unnamed sparse file in the folder for
     /// temporary files (`TMPDIR`). `progress` is called with the bytes unpacked so far.
     ///
     /// # Errors
@@ -29,13 +56,15 @@ impl ImageFile {
         let mut head = Vec::new();
         (&mut file).take(4).read_to_end(&mut head)?;
         file.rewind()?;
-        let compression = Compression::of_magic(&head);
+        let form = Form::of_magic(&head);
         let packed_size = file.seek(SeekFrom::End(0))?;
         file.rewind()?;
-        let raw = match compression {
-            Compression::None => file,
-            Compression::Zstd => unpack(&mut zstd::Decoder::new(file)?, progress)?,
-            Compression::Gzip => {
+        let raw = match form {
+            Form::Raw(Compression::None) => file,
+            Form::Qcow2 => qcow2::reader::unpack(&file, progress)?,
+            Form::Vmdk => vmdk::reader::unpack(&file, progress)?,
+            Form::Raw(Compression::Zstd) => unpack(&mut zstd::Decoder::new(file)?, progress)?,
+            Form::Raw(Compression::Gzip) => {
                 let file = io::BufReader::new(file);
                 unpack(&mut flate2::bufread::MultiGzDecoder::new(file), progress)?
             }
@@ -43,7 +72,11 @@ impl ImageFile {
         let mut file = raw;
         let size = file.seek(SeekFrom::End(0))?;
         file.rewind()?;
-        Ok(Self { file, size, compression, packed_size })
+        let compression = match form {
+            Form::Raw(compression) => compression,
+            Form::Qcow2 | Form::Vmdk => Compression::None,
+        };
+        Ok(Self { file, size, compression, form, packed_size })
     }
 }
 

@@ -3,6 +3,8 @@
 pub mod provenance;
 pub mod sbom;
 pub mod signature;
+pub mod bmap;
+pub mod sums;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
