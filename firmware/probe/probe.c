@@ -29,11 +29,20 @@ struct tag {
 #define TAG_CMDLINE 1
 #define TAG_LOADER 2
 #define TAG_MODULE 3
+#define TAG_FRAMEBUFFER 8
+#define TAG_EFI64 12
 
 struct module2 {
 	struct tag tag;
 	uint32_t start, end;
 	char string[];
+};
+
+struct framebuffer {
+	struct tag tag;
+	uint64_t address;
+	uint32_t pitch, width, height;
+	uint8_t depth;
 };
 
 static int bad;
@@ -121,6 +130,19 @@ static void multiboot2(const struct tag *first)
 	line("protocol", "multiboot2");
 	line("loader", text(first, TAG_LOADER));
 	line("cmdline", text(first, TAG_CMDLINE));
+	line("firmware", next(first, TAG_EFI64)->type == TAG_EFI64 ? "efi64" : "bios");
+	tag = next(first, TAG_FRAMEBUFFER);
+	if (tag->type == TAG_FRAMEBUFFER) {
+		const struct framebuffer *screen = (const struct framebuffer *)tag;
+
+		put("probe: framebuffer ");
+		put_number(screen->width);
+		put("x");
+		put_number(screen->height);
+		put("x");
+		put_number(screen->depth);
+		put("\n");
+	}
 	for (tag = next(first, TAG_MODULE); tag->type == TAG_MODULE; tag = next(behind(tag), TAG_MODULE))
 		modules++;
 	count(modules);

@@ -22,6 +22,10 @@ header2:
         .balign 8
         .short 3, 0
         .long 12, start
+        /* A framebuffer when there is one, of any form. */
+        .balign 8
+        .short 5, 1
+        .long 20, 0, 0, 0
         /* Modules on page borders. */
         .balign 8
         .short 6, 0

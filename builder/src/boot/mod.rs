@@ -1,3 +1,5 @@
 //! Boot loaders: which program goes where on an image, and how it is configured.
 
 pub mod grub;
+pub mod illumos;
+pub mod smartos;

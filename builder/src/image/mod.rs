@@ -4,6 +4,7 @@ pub mod cpio;
 pub mod disk;
 pub mod fat;
 pub mod gpt;
+pub mod layout;
 pub mod output;
 pub mod reader;
 
