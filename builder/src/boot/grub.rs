@@ -11,7 +11,8 @@ use headnode_command::Command;
 use headnode_model::paths::KEY_MARKER;
 
 use crate::image::SECTOR;
-use crate::image::disk::{CORE_SECTORS, CORE_START, ROOT_NUMBER};
+use crate::image::layout::{CORE_SECTORS, CORE_START, ROOT_NUMBER};
+use crate::source::platform::Kind;
 
 /// Where Debian's packages put GRUB's modules.
 pub const MODULES: &str = "/usr/lib/grub";
@@ -47,6 +48,8 @@ const COMMON: &[&str] = &[
     "chain",
     "date",
 ];
+/// What starts a SmartOS kernel, on BIOS and on UEFI.
+const SMARTOS: [&[&str]; 2] = [&["multiboot"], &["multiboot2"]];
 /// Modules of the image for BIOS.
 const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text"];
 /// Modules of the image for UEFI.
@@ -118,11 +121,11 @@ pub fn which(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// Puts GRUB together in the folder `work`.
+/// Puts GRUB together in the folder `work`, to start platforms of a kind.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn build(work: &Path) -> Result<Grub, Error> {
+pub fn build(work: &Path, kind: Kind) -> Result<Grub, Error> {
     let early = work.join("early.cfg");
     // The rescue parser runs this: plain commands only. The hint makes the disk that GRUB came from
     // win over another key in the machine.
@@ -132,8 +135,9 @@ pub fn build(work: &Path) -> Result<Grub, Error> {
         path: early.clone(),
         source,
     })?;
-    let core = mkimage(work, "i386-pc", "core.img", BIOS, &early)?;
-    let efi = mkimage(work, "x86_64-efi", "bootx64.efi", EFI, &early)?;
+    let [bios_more, efi_more] = if kind == Kind::SmartOs { SMARTOS } else { [&[] as &[&str]; 2] };
+    let core = mkimage(work, "i386-pc", "core.img", &[BIOS, bios_more], &early)?;
+    let efi = mkimage(work, "x86_64-efi", "bootx64.efi", &[EFI, efi_more], &early)?;
     let boot = Path::new(MODULES).join("i386-pc/boot.img");
     let boot_code = patch_boot(read(&boot)?, &boot)?;
     let core = patch_core(core)?;
@@ -144,7 +148,7 @@ fn mkimage(
     work: &Path,
     format: &str,
     name: &str,
-    modules: &[&str],
+    modules: &[&[&str]],
     early: &Path,
 ) -> Result<Vec<u8>, Error> {
     let out = work.join(name);
@@ -159,7 +163,7 @@ fn mkimage(
         .arg("-o")
         .arg(&out)
         .args(COMMON)
-        .args(modules)
+        .args(modules.iter().copied().flatten())
         .run()?;
     read(&out)
 }

@@ -2,3 +2,5 @@
 
 pub mod grub;
 pub mod grub_iso;
+pub mod illumos;
+pub mod smartos;

@@ -1,5 +1,5 @@
-//! The disk image: MBR and partition table, the ESP, GRUB's BIOS boot partition, and the FAT32
-//! root partition that is the key.
+//! The disk image: MBR and partition table, the ESP, the partition of the loader for BIOS, and the
+//! FAT32 root partition that is the key.
 
 use std::io;
 
@@ -8,34 +8,15 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::fat::{self, Format, Plan};
-use super::gpt::{self, Partition, Table};
-use super::output::{BLOCK, Output};
+use super::gpt::{Partition, Table};
+use super::layout::{Layout, Place};
+use super::output::{BLOCK, Output, hex};
 use super::{Content, SECTOR, Sink};
 
-/// Partitions begin and end at multiples of this many sectors: 1 MiB.
-pub const ALIGNMENT: u64 = 2048;
-/// First sector of the ESP.
-pub const ESP_START: u64 = ALIGNMENT;
-/// Sectors of the ESP: 64 MiB, with room to spare above FAT32's smallest volume of 33 MiB.
-pub const ESP_SECTORS: u64 = 64 * ALIGNMENT;
-/// First sector of the BIOS boot partition; the MBR's boot code reads GRUB from here.
-pub const CORE_START: u64 = ESP_START + ESP_SECTORS;
-/// Sectors of the BIOS boot partition: 1 MiB.
-pub const CORE_SECTORS: u64 = ALIGNMENT;
-/// First sector of the root partition.
-pub const ROOT_START: u64 = CORE_START + CORE_SECTORS;
-/// Number of the ESP in the table.
-pub const ESP_NUMBER: u32 = 1;
-/// Number of the BIOS boot partition in the table.
-pub const CORE_NUMBER: u32 = 2;
-/// Number of the root partition in the table; the third, as on Triton's key (C§1.13).
-pub const ROOT_NUMBER: u32 = 3;
-/// Volume label of the ESP (C§1.13).
-pub const ESP_LABEL: &str = "system";
-/// Volume label of the root partition.
-pub const ROOT_LABEL: &str = "HEADNODE";
-/// Where UEFI firmware looks for a loader on removable media.
-pub const ESP_LOADER: &str = "efi/boot/bootx64.efi";
+pub use super::layout::{
+    ALIGNMENT, CORE_NUMBER, CORE_SECTORS, CORE_START, ESP_LABEL, ESP_LOADER, ESP_NUMBER,
+    ESP_SECTORS, ESP_START, RESERVED_NUMBER, ROOT_NUMBER, ROOT_START,
+};
 
 /// Room that is left on the root partition for what is written to the key later: configuration,
 /// state, another platform's kernel.
@@ -45,11 +26,13 @@ const AUTO_MINIMUM: u64 = 576 << 20;
 
 /// What goes into an image.
 pub struct Parts {
-    /// Boot code of the MBR, see [`gpt::BOOT_CODE`].
+    /// Where they lie.
+    pub layout: Layout,
+    /// Boot code of the MBR, see [`Layout::boot_code`].
     pub boot_code: Vec<u8>,
-    /// GRUB for BIOS, raw.
+    /// The loader for BIOS, raw: GRUB's core image, or the illumos loader's second stage.
     pub core: Vec<u8>,
-    /// GRUB for UEFI, the ESP's only file.
+    /// The loader for UEFI, the ESP's only file.
     pub efi: Vec<u8>,
     /// The key's files.
     pub files: Vec<(String, Content)>,
@@ -67,8 +50,8 @@ pub enum Error {
     /// A file system cannot be made.
     #[error(transparent)]
     Fat(#[from] fat::Error),
-    /// GRUB's core image is larger than its partition.
-    #[error("GRUB's core image has {size} bytes, its partition has room for {}", CORE_SECTORS * SECTOR)]
+    /// The loader for BIOS is larger than its partition.
+    #[error("the loader for BIOS has {size} bytes, its partition has room for {}", CORE_SECTORS * SECTOR)]
     CoreTooLarge {
         /// Its size in bytes.
         size: u64,
@@ -93,6 +76,7 @@ pub enum Error {
 /// An image, planned.
 pub struct Disk {
     table: Table,
+    layout: Layout,
     boot_code: Vec<u8>,
     esp: Plan,
     core: Vec<u8>,
@@ -112,15 +96,19 @@ impl Disk {
         let needed: u64 =
             parts.files.iter().map(|(_, content)| content.size().next_multiple_of(16 << 10)).sum();
         let auto = (needed + needed / 256 + SLACK).max(AUTO_MINIMUM).next_multiple_of(64 << 20);
-        // The last MiB belongs to the backup of the partition table.
-        let around = ROOT_START * SECTOR + unit;
+        let layout = parts.layout;
+        let around = layout.around();
         let least = around + (needed + (4 << 20)).max(64 << 20).next_multiple_of(unit);
-        let size = parts.size.unwrap_or(auto + around) / unit * unit;
-        if size < least {
-            return Err(Error::TooSmall { size, needed, least });
-        }
+        let size = layout.size(parts.size.unwrap_or(auto + around));
         let sectors = size / SECTOR;
-        let root_sectors = sectors - ROOT_START - ALIGNMENT;
+        let places = match layout.places(sectors) {
+            Some(places) if size >= least => places,
+            _ => return Err(Error::TooSmall { size, needed, least }),
+        };
+        let place = |number| places.iter().find(|place| place.number == number);
+        let start_and_sectors = |number| place(number).map_or((0, 0), |p| (p.start, p.sectors));
+        let (esp_start, esp_sectors) = start_and_sectors(ESP_NUMBER);
+        let (root_start, root_sectors) = start_and_sectors(ROOT_NUMBER);
         let format = |label: &str, start: u64, sectors| Format {
             label: label.to_owned(),
             id: serial(&parts.digest, label),
@@ -129,22 +117,31 @@ impl Disk {
             time: parts.time,
         };
         let loader = [(ESP_LOADER.to_owned(), Content::from(parts.efi))];
-        let esp = Plan::new(format(ESP_LABEL, ESP_START, ESP_SECTORS), loader)?;
-        let root = Plan::new(format(ROOT_LABEL, ROOT_START, root_sectors), parts.files)?;
-        let partition = |number, name: &str, kind, start, sectors| {
-            let guid = guid(&parts.digest, name);
-            (number, Partition { name: name.to_owned(), kind, guid, start, sectors })
+        let esp = Plan::new(format(ESP_LABEL, esp_start, esp_sectors), loader)?;
+        let root = Plan::new(format(layout.root_label(), root_start, root_sectors), parts.files)?;
+        let partition = |place: &Place| {
+            let partition = Partition {
+                name: place.name.to_owned(),
+                kind: place.kind,
+                guid: guid(&parts.digest, place.name),
+                start: place.start,
+                sectors: place.sectors,
+            };
+            (place.number, partition)
         };
         let table = Table {
             guid: guid(&parts.digest, "disk"),
             sectors,
-            partitions: vec![
-                partition(ESP_NUMBER, "loader", gpt::TYPE_ESP, ESP_START, ESP_SECTORS),
-                partition(CORE_NUMBER, "boot", gpt::TYPE_BIOS_BOOT, CORE_START, CORE_SECTORS),
-                partition(ROOT_NUMBER, "root", gpt::TYPE_DATA, ROOT_START, root_sectors),
-            ],
+            partitions: places.iter().map(partition).collect(),
         };
-        Ok(Self { table, boot_code: parts.boot_code, esp, core: parts.core, root })
+        let mut boot_code = parts.boot_code;
+        boot_code.truncate(layout.boot_code());
+        if let Some(at) = layout.boot_code_guid()
+            && let Some(place) = boot_code.get_mut(at..at + 16)
+        {
+            place.copy_from_slice(&table.guid.to_bytes_le());
+        }
+        Ok(Self { table, layout, boot_code, esp, core: parts.core, root })
     }
 
     /// Size of the image in bytes.
@@ -155,6 +152,17 @@ impl Disk {
     /// The disk's identifier.
     pub fn guid(&self) -> Uuid {
         self.table.guid
+    }
+
+    /// The partitions as `partition.map` tells them, one a line: name, illumos' tag, offset and size
+    /// in bytes (C§1.13).
+    pub fn partition_map(&self) -> String {
+        let places = self.layout.places(self.table.sectors).unwrap_or_default();
+        let line = |place: &Place| {
+            let (offset, size) = (place.start * SECTOR, place.sectors * SECTOR);
+            format!("{} {} {offset} {size}\n", place.name, place.tag)
+        };
+        places.iter().map(line).collect()
     }
 
     /// Bytes that are free on the root partition.
@@ -171,13 +179,20 @@ impl Disk {
         let mut partitions = Vec::new();
         for (number, partition) in &self.table.partitions {
             out.zeroes_to(partition.start * SECTOR).map_err(Error::Write)?;
-            out.begin_partition().map_err(Error::Write)?;
-            match *number {
-                ESP_NUMBER => self.esp.write(out)?,
-                CORE_NUMBER => out.data(&self.core).map_err(Error::Write)?,
-                _ => self.root.write(out)?,
-            }
             let end = (partition.start + partition.sectors) * SECTOR;
+            let sha256 = if *number == RESERVED_NUMBER {
+                // It lies at an odd sector and holds nothing.
+                hex(zeroes(partition.sectors * SECTOR))
+            } else {
+                out.begin_partition().map_err(Error::Write)?;
+                match *number {
+                    ESP_NUMBER => self.esp.write(out)?,
+                    CORE_NUMBER => out.data(&self.core).map_err(Error::Write)?,
+                    _ => self.root.write(out)?,
+                }
+                out.zeroes_to(end).map_err(Error::Write)?;
+                out.end_partition().map_err(Error::Write)?
+            };
             out.zeroes_to(end).map_err(Error::Write)?;
             partitions.push(ManifestPartition {
                 number: *number,
@@ -186,7 +201,7 @@ impl Disk {
                 guid: partition.guid.to_string(),
                 start: partition.start,
                 sectors: partition.sectors,
-                sha256: out.end_partition().map_err(Error::Write)?,
+                sha256,
             });
         }
         let tail = self.table.tail();
@@ -210,6 +225,18 @@ pub(super) fn guid(digest: &[u8; 32], purpose: &str) -> Uuid {
 pub(super) fn serial(digest: &[u8; 32], purpose: &str) -> u32 {
     let bytes = derived(digest, purpose);
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// The hash of so many zero bytes.
+fn zeroes(mut count: u64) -> Sha256 {
+    let block = vec![0; BLOCK];
+    let mut hash = Sha256::new();
+    while count > 0 {
+        let now = usize::try_from(count).unwrap_or(BLOCK).min(BLOCK);
+        hash.update(block.get(..now).unwrap_or_default());
+        count -= now as u64;
+    }
+    hash
 }
 
 fn derived(digest: &[u8; 32], purpose: &str) -> [u8; 32] {

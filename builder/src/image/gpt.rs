@@ -16,6 +16,12 @@ pub const TYPE_ESP: Uuid = Uuid::from_u128(0xC12A7328_F81F_11D2_BA4B_00A0C93EC93
 pub const TYPE_BIOS_BOOT: Uuid = Uuid::from_u128(0x21686148_6449_6E6F_744E_656564454649);
 /// Type of a partition that holds a file system for any operating system (FAT here).
 pub const TYPE_DATA: Uuid = Uuid::from_u128(0xEBD0A0A2_B9E5_4433_87C0_68B6B72699C7);
+/// Type of an illumos boot partition, which holds the loader's second stage raw (C§1.13).
+pub const TYPE_ILLUMOS_BOOT: Uuid = Uuid::from_u128(0x6A82CB45_1DD2_11B2_99A6_080020736631);
+/// Type of an illumos root partition (C§1.13).
+pub const TYPE_ILLUMOS_ROOT: Uuid = Uuid::from_u128(0x6A85CF4D_1DD2_11B2_99A6_080020736631);
+/// Type of an illumos reserved partition (C§1.13).
+pub const TYPE_ILLUMOS_RESERVED: Uuid = Uuid::from_u128(0x6A945A3B_1DD2_11B2_99A6_080020736631);
 
 /// Sectors at the head of the disk: MBR, header, entries.
 pub const HEAD_SECTORS: u64 = 2 + ENTRY_SECTORS;
@@ -23,6 +29,8 @@ pub const HEAD_SECTORS: u64 = 2 + ENTRY_SECTORS;
 pub const TAIL_SECTORS: u64 = 1 + ENTRY_SECTORS;
 /// Bytes of boot code that a protective MBR has room for.
 pub const BOOT_CODE: usize = 440;
+/// Where the table of the MBR begins: boot code that needs no disk signature may reach up to here.
+pub const MBR_TABLE: usize = 446;
 
 const ENTRY_SECTORS: u64 = 32;
 const ENTRIES: usize = 128;
@@ -76,7 +84,7 @@ pub enum Error {
 }
 
 impl Table {
-    /// The first [`HEAD_SECTORS`] of the disk. At most [`BOOT_CODE`] bytes of boot code are used.
+    /// The first [`HEAD_SECTORS`] of the disk. At most [`MBR_TABLE`] bytes of boot code are used.
     pub fn head(&self, boot_code: &[u8]) -> Vec<u8> {
         let mut head = self.protective_mbr(boot_code).to_vec();
         head.extend(self.header(1, self.sectors - 1, 2));
@@ -93,14 +101,14 @@ impl Table {
 
     fn protective_mbr(&self, boot_code: &[u8]) -> [u8; SECTOR as usize] {
         let mut mbr = [0; SECTOR as usize];
-        for (to, from) in mbr.iter_mut().zip(boot_code.iter().take(BOOT_CODE)) {
+        for (to, from) in mbr.iter_mut().zip(boot_code.iter().take(MBR_TABLE)) {
             *to = *from;
         }
         // One entry of type EE over the whole disk, CHS as the specification's table 5.4 has it.
         let size = u32::try_from(self.sectors - 1).unwrap_or(u32::MAX);
         let mut entry = vec![0x00, 0x00, 0x02, 0x00, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0];
         entry.extend(size.to_le_bytes());
-        mbr[446..462].copy_from_slice(&entry);
+        mbr[MBR_TABLE..MBR_TABLE + 16].copy_from_slice(&entry);
         mbr[510] = 0x55;
         mbr[511] = 0xaa;
         mbr
@@ -297,7 +305,7 @@ mod tests {
     }
 
     fn disk(table: &Table) -> Vec<u8> {
-        let mut disk = table.head(&[0x90; 600]);
+        let mut disk = table.head(&[0x90; 440]);
         disk.resize(((table.sectors - TAIL_SECTORS) * SECTOR) as usize, 0);
         disk.extend(table.tail());
         disk
@@ -315,6 +323,8 @@ mod tests {
         assert_eq!(other[3].starting_lba, 4096);
         assert_eq!(other[3].partition_name.as_str(), "root");
         assert_eq!(disk[440..446], [0; 6], "boot code ends before the disk signature");
+        let long = table.head(&[0x90; 600]);
+        assert_eq!(long[445..448], [0x90, 0, 0], "boot code ends before the MBR's table");
     }
 
     #[test]

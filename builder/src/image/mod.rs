@@ -8,6 +8,7 @@ pub mod disk;
 pub mod fat;
 pub mod gpt;
 pub mod iso;
+pub mod layout;
 pub mod output;
 pub mod pool;
 pub mod pxe;

@@ -32,10 +32,23 @@ pub struct Entry {
     /// Where it lies in the image: a path on the key, or the name of its partition before a colon:
     /// `loader:efi/boot/bootx64.efi`.
     pub path: String,
+    /// The boot loader with which an image carries it; every image when absent.
+    #[serde(default)]
+    pub loader: Option<LoaderKind>,
     /// Its licence, SPDX.
     pub licence: String,
     /// Where its sources are.
     pub origin: String,
+}
+
+/// A boot loader that an image may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoaderKind {
+    /// GRUB, which is made from Debian's packages.
+    Grub,
+    /// The illumos loader, which the user gives.
+    Illumos,
 }
 
 /// Why the catalogue cannot be used.

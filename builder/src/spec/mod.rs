@@ -12,9 +12,10 @@ use crate::image::output::Compression;
 pub const DEFAULT: &str = "build.spec";
 
 /// The keys that a file may have.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "answer-file",
     "authorized-keys",
+    "boot",
     "compress",
     "console",
     "firmware",
@@ -30,9 +31,15 @@ const KEYS: [&str; 11] = [
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case")]
 pub struct Spec {
-    /// Platform tarball; by default the newest out/platform-<stamp>.tgz
+    /// Platform tarball, Linux or SmartOS; by default the newest out/platform-<stamp>.tgz. May be given
+    /// several times: the first one boots, the second one is for rolling back
     #[arg(long, value_name = "FILE")]
-    pub platform: Option<PathBuf>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub platform: Vec<PathBuf>,
+    /// The illumos loader's tarball, boot-<stamp>.tgz, to boot SmartOS as Triton's keys do; by default
+    /// GRUB boots it
+    #[arg(long, value_name = "FILE")]
+    pub boot: Option<PathBuf>,
     /// Folder with ready, static programs (sdc, sdc-agent, …); by default they are built by cargo
     #[arg(long, value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
@@ -63,6 +70,21 @@ pub struct Spec {
     /// Seconds that the boot menu waits
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u16>,
+}
+
+/// One path, or a list of them.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Paths {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(match Option::deserialize(from)? {
+        None => Vec::new(),
+        Some(Paths::One(path)) => vec![path],
+        Some(Paths::Many(paths)) => paths,
+    })
 }
 
 /// A console of the boot menu.
@@ -185,8 +207,11 @@ impl Spec {
         // Read again from the text, so that an error tells its line.
         let mut spec: Self = serde_json::from_str(&text).map_err(syntax)?;
         let folder = path.parent().unwrap_or(Path::new(""));
+        for place in &mut spec.platform {
+            *place = folder.join(&*place);
+        }
         for place in [
-            &mut spec.platform,
+            &mut spec.boot,
             &mut spec.runtime_dir,
             &mut spec.overlays,
             &mut spec.firmware,
@@ -203,7 +228,8 @@ impl Spec {
     #[must_use]
     pub fn or(self, base: Self) -> Self {
         Self {
-            platform: self.platform.or(base.platform),
+            platform: if self.platform.is_empty() { base.platform } else { self.platform },
+            boot: self.boot.or(base.boot),
             runtime_dir: self.runtime_dir.or(base.runtime_dir),
             overlays: self.overlays.or(base.overlays),
             firmware: self.firmware.or(base.firmware),

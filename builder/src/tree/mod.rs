@@ -60,15 +60,36 @@ impl Tree {
         content: impl Into<Content>,
     ) -> Result<&Item, Error> {
         let (path, content) = (path.into(), content.into());
-        if path.chars().any(char::is_uppercase) {
-            return Err(Error::Case(path));
-        }
-        if self.items.contains_key(&path) {
-            return Err(Error::Twice(path));
-        }
+        self.check(&path)?;
         let sha256 =
             digest(&content).map_err(|source| Error::Read { path: path.clone(), source })?;
         Ok(self.items.entry(path).or_insert(Item { content, sha256 }))
+    }
+
+    /// Adds a file whose SHA-256 is known already.
+    ///
+    /// # Errors
+    /// When its name cannot be had.
+    pub fn add_hashed(
+        &mut self,
+        path: impl Into<String>,
+        content: Content,
+        sha256: String,
+    ) -> Result<(), Error> {
+        let path = path.into();
+        self.check(&path)?;
+        self.items.insert(path, Item { content, sha256 });
+        Ok(())
+    }
+
+    fn check(&self, path: &str) -> Result<(), Error> {
+        if path.chars().any(char::is_uppercase) {
+            return Err(Error::Case(path.to_owned()));
+        }
+        if self.items.contains_key(path) {
+            return Err(Error::Twice(path.to_owned()));
+        }
+        Ok(())
     }
 
     /// A file.
