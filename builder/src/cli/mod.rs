@@ -6,6 +6,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod platform;
 pub mod progress;
+pub mod spec;
 pub mod verify;
 
 use std::io::IsTerminal;
@@ -37,6 +38,7 @@ enum Verb {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Lab(lab::Args),
+    Spec(spec::Args),
     /// Make platform images
     Platform(platform::Platform),
 }
@@ -61,6 +63,7 @@ pub fn run() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Lab(args) => lab::run(args),
+        Verb::Spec(args) => spec::run(args),
         Verb::Platform(args) => platform::run(args).map(|()| ExitCode::SUCCESS),
     };
     match result {

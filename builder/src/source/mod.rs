@@ -1,5 +1,9 @@
-//! Where the parts of an image come from: platform tarballs, our own programs, boot firmware.
+//! Where the parts of an image come from: platform tarballs, our own programs, boot firmware, and
+//! what a build.spec names, fetched into a cache and pinned by a lock file.
 
+pub mod cache;
+pub mod digest;
 pub mod firmware;
+pub mod http;
 pub mod platform;
 pub mod programs;
