@@ -1,12 +1,16 @@
 //! The verbs of the command line, one file each: arguments in, calls out, text or JSON out.
 
 pub mod build;
+pub mod cache;
+pub mod fetch;
 pub mod inspect;
 pub mod interrupt;
 pub mod lab;
 pub mod platform;
 pub mod progress;
 pub mod spec;
+pub mod transfers;
+pub mod update;
 pub mod verify;
 
 use std::io::IsTerminal;
@@ -39,6 +43,11 @@ enum Verb {
     Verify(verify::Args),
     Lab(lab::Args),
     Spec(spec::Args),
+    Fetch(fetch::Args),
+    Update(update::Args),
+    /// Look after the cache of fetched parts
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Make platform images
     Platform(platform::Platform),
 }
@@ -64,6 +73,9 @@ pub fn run() -> ExitCode {
         Verb::Verify(args) => verify::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Spec(args) => spec::run(args),
+        Verb::Fetch(args) => fetch::run(args),
+        Verb::Update(args) => update::run(args),
+        Verb::Cache(verb) => cache::run(verb),
         Verb::Platform(args) => platform::run(args).map(|()| ExitCode::SUCCESS),
     };
     match result {

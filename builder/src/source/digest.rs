@@ -76,9 +76,23 @@ impl Digests {
     /// # Errors
     /// When it cannot be read.
     pub fn of_file(path: &Path) -> io::Result<Self> {
+        Self::of_reader(File::open(path)?)
+    }
+
+    /// Of bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        // Reading from memory does not fail.
+        Self::of_reader(bytes).unwrap_or_else(|_| Self {
+            size: 0,
+            md5: String::new(),
+            sha1: String::new(),
+            sha256: String::new(),
+        })
+    }
+
+    fn of_reader(mut file: impl Read) -> io::Result<Self> {
         let (mut md5, mut sha1, mut sha256) = (Md5::new(), Sha1::new(), Sha256::new());
         let mut size = 0;
-        let mut file = File::open(path)?;
         let mut buffer = vec![0; 256 * 1024];
         loop {
             let count = file.read(&mut buffer)?;

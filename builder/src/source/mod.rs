@@ -3,7 +3,14 @@
 
 pub mod cache;
 pub mod digest;
+pub mod fetch;
 pub mod firmware;
 pub mod http;
+pub mod imgmanifest;
+pub mod key;
+pub mod listing;
+pub mod lock;
+pub mod packing;
 pub mod platform;
 pub mod programs;
+pub mod resolve;
