@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::cache::{About, Cache, Object};
 use super::digest::Digests;
-use super::http::{Http, Watch};
+use super::http::{Head, Http, Watch};
 use super::imgmanifest;
 use super::lock::{Entry, Kind, Lock, Origin};
 use super::packing;
@@ -154,7 +154,19 @@ pub fn plan(
         let kept = old.filter(|_| !update.covers(part));
         match kept.and_then(|lock| lock.part(&names, &resolver.asked(part))) {
             Some(entries) => {
-                all.extend(entries.into_iter().map(|entry| (entry.name.clone(), again(entry))));
+                for entry in entries {
+                    let mut wanted = again(entry);
+                    if entry.source == Origin::File {
+                        match resolver.place(part, &entry.url) {
+                            Ok(path) => wanted.path = Some(path),
+                            Err(why) => {
+                                problems.push(format!("{}: {why}", part.name));
+                                break;
+                            }
+                        }
+                    }
+                    all.insert(entry.name.clone(), wanted);
+                }
             }
             None => open.push_back(part),
         }
@@ -278,7 +290,7 @@ fn one(wanted: &Wanted, cache: &Cache, http: &Http, board: &dyn Board) -> Result
         origin: wanted.origin.clone(),
         asked: wanted.asked.clone(),
     };
-    if let Some(path) = resolve::local(&wanted.url) {
+    if let Some(path) = wanted.path.clone() {
         let digests = Digests::of_file(&path)
             .map_err(|error| format!("reading {}: {error}", path.display()))?;
         examine(wanted, &path, &digests)?;
@@ -303,12 +315,12 @@ fn from_net(
         version: wanted.version.clone(),
         url: wanted.url.clone(),
     };
-    let keys = keys(wanted);
+    let known = keys(wanted, wanted.head.as_ref());
     let there = || -> Result<Option<Object>, String> {
         if let Some(sha256) = &wanted.sha256 {
             return cache.get(sha256).map_err(told);
         }
-        for key in &keys {
+        for key in &known {
             if let Some(object) = cache.known(key).map_err(told)? {
                 return Ok(Some(object));
             }
@@ -333,7 +345,7 @@ fn from_net(
         check(wanted, &Digests::of_bytes(&bytes))?;
         return cache.put(&bytes, &about).map_err(told);
     }
-    let id = format!("{} {}", wanted.url, keys.first().map(String::as_str).unwrap_or_default());
+    let id = format!("{} {}", wanted.url, known.first().map(String::as_str).unwrap_or_default());
     let slot = cache
         .slot(&id, || watch.trouble("another process fetches it; waiting for that"))
         .map_err(told)?;
@@ -343,12 +355,16 @@ fn from_net(
     let mut again = true;
     loop {
         let resumed = slot.file().metadata().is_ok_and(|meta| meta.len() > 0);
-        http.download(&wanted.url, wanted.size, &slot, watch.as_ref())
+        let head = http
+            .download(&wanted.url, wanted.size, &slot, watch.as_ref())
             .map_err(|error| error.to_string())?;
         let digests = Digests::of_file(slot.path())
             .map_err(|error| slot.error("reading", error).to_string())?;
         match examine(wanted, slot.path(), &digests) {
-            Ok(()) => return slot.commit(&digests.sha256, &keys, &about).map_err(told),
+            Ok(()) => {
+                let keys = keys(wanted, Some(&head));
+                return slot.commit(&digests.sha256, &keys, &about).map_err(told);
+            }
             // What was resumed may be older than the list of digests: once from the start.
             Err(why) if resumed && again => {
                 watch.trouble(&format!("{why}; fetching it anew"));
@@ -364,14 +380,13 @@ fn from_net(
 }
 
 /// Under which keys the cache knows a file before its SHA-256 is known.
-fn keys(wanted: &Wanted) -> Vec<String> {
-    match (&wanted.digest, &wanted.validator) {
+fn keys(wanted: &Wanted, head: Option<&Head>) -> Vec<String> {
+    match (&wanted.digest, head) {
         (Some(digest), _) => vec![digest.to_string()],
-        (None, Some(validator)) => {
-            let size = wanted.size.unwrap_or_default();
-            vec![format!("{} {validator} {size}", wanted.url)]
+        (None, Some(Head { validator: Some(validator), size })) => {
+            vec![format!("{} {validator} {}", wanted.url, size.unwrap_or_default())]
         }
-        (None, None) => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -430,12 +445,30 @@ pub fn resolve_locked(
     let resolver = Resolver::new(&http, spec, env);
     let mut problems = Vec::new();
     let mut entries: BTreeMap<&str, &Entry> = BTreeMap::new();
+    let mut paths: BTreeMap<String, PathBuf> = locals(spec).into_iter().collect();
+    for name in paths.keys() {
+        match lock.get(name) {
+            Some(entry) => drop(entries.insert(&entry.name, entry)),
+            None => problems.push(format!("{name} is not in the lock file: run `headnode fetch`")),
+        }
+    }
     for part in asked(spec, env)? {
         let asked = resolver.asked(part);
         let names = Resolver::names(part);
         match lock.part(&names, &asked) {
             Some(found) => {
-                entries.extend(found.into_iter().map(|entry| (entry.name.as_str(), entry)))
+                for entry in found {
+                    if entry.source == Origin::File {
+                        match resolver.place(part, &entry.url) {
+                            Ok(path) => drop(paths.insert(entry.name.clone(), path)),
+                            Err(why) => {
+                                problems.push(format!("{}: {why}", part.name));
+                                break;
+                            }
+                        }
+                    }
+                    entries.insert(&entry.name, entry);
+                }
             }
             None => {
                 let was = names.first().and_then(|name| lock.get(name));
@@ -450,17 +483,9 @@ pub fn resolve_locked(
             }
         }
     }
-    let paths: BTreeMap<String, PathBuf> = locals(spec).into_iter().collect();
-    for name in paths.keys() {
-        match lock.get(name) {
-            Some(entry) => drop(entries.insert(&entry.name, entry)),
-            None => problems.push(format!("{name} is not in the lock file: run `headnode fetch`")),
-        }
-    }
     let mut all = Vec::new();
     for entry in entries.into_values() {
-        let place = paths.get(&entry.name).cloned().or_else(|| resolve::local(&entry.url));
-        match place {
+        match paths.get(&entry.name).cloned() {
             Some(path) => match Digests::of_file(&path) {
                 Ok(digests) if digests.sha256 == entry.sha256 => {
                     all.push(Artefact { entry: entry.clone(), path, held: None });

@@ -202,7 +202,7 @@ impl Http {
     }
 
     /// Transfers a file into a place of the cache, resuming what is there. `size` is what it must
-    /// have, when the source says.
+    /// have, when the source says. Returns what the server said of the file that came.
     ///
     /// # Errors
     /// See [`Error`].
@@ -212,7 +212,7 @@ impl Http {
         size: Option<u64>,
         slot: &Slot,
         watch: &dyn Watch,
-    ) -> Result<(), Error> {
+    ) -> Result<Head, Error> {
         let mut have = self.resumable(url, size, slot)?;
         watch.at(have);
         self.attempts(url, watch, |progress| {
@@ -220,13 +220,15 @@ impl Http {
             let result = self.transfer(url, size, slot, &mut have, watch);
             *progress = have > before;
             result
-        })
+        })?;
+        let notes = notes(slot).unwrap_or_default();
+        let validator = Some(notes.validator).filter(|validator| !validator.is_empty());
+        Ok(Head { size: Some(have), validator })
     }
 
     /// How many bytes of a broken-off transfer can be kept.
     fn resumable(&self, url: &str, size: Option<u64>, slot: &Slot) -> Result<u64, Error> {
-        let notes: Option<Notes> =
-            fs::read(slot.notes()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let notes = notes(slot);
         let have = slot.file().metadata().map_or(0, |meta| meta.len());
         let fits = |notes: &Notes| {
             let all = size.or(notes.size);
@@ -251,9 +253,7 @@ impl Http {
         watch: &dyn Watch,
     ) -> Result<(), Fault> {
         let wrong = |why: String| Fault::Final(Error::Wrong { url: url.to_owned(), why });
-        let notes: Option<Notes> =
-            fs::read(slot.notes()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let validator_then = notes.map(|notes| notes.validator).unwrap_or_default();
+        let validator_then = notes(slot).map(|notes| notes.validator).unwrap_or_default();
         let all_there = size.is_some_and(|size| *have == size);
         if all_there && *have > 0 {
             // The digest will tell whether it is right.
@@ -448,6 +448,10 @@ impl Http {
             }
         }
     }
+}
+
+fn notes(slot: &Slot) -> Option<Notes> {
+    serde_json::from_slice(&fs::read(slot.notes()).ok()?).ok()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: header::HeaderName) -> Option<&'a str> {

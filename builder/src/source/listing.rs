@@ -68,16 +68,16 @@ pub fn pointer(text: &str) -> Result<String, String> {
 
 /// Names of files that an HTML index links to, in order, without those that lead elsewhere.
 pub fn index(html: &str) -> Vec<String> {
+    // The letters of HTML's own words may be of any case; positions stay the same.
+    let lower = html.to_ascii_lowercase();
     let mut names: Vec<String> = Vec::new();
-    let mut rest = html;
-    while let Some(at) = rest.find("href=").or_else(|| rest.find("HREF=")) {
-        rest = rest.get(at + 5..).unwrap_or_default();
+    for (at, word) in lower.match_indices("href=") {
+        let mut rest = html.get(at + word.len()..).unwrap_or_default();
         let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\''));
         let Some(quote) = quote else { continue };
         rest = rest.get(1..).unwrap_or_default();
         let Some(end) = rest.find(quote) else { break };
         let link = rest.get(..end).unwrap_or_default();
-        rest = rest.get(end..).unwrap_or_default();
         let name = link.strip_prefix("./").unwrap_or(link);
         // Names of builds have no letters that an address must write as %xx.
         if crate::spec::form::is_name(name) && !names.iter().any(|known| known == name) {

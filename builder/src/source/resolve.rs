@@ -5,13 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::digest::{self, Digest};
-use super::http::Http;
+use super::http::{Head, Http};
 use super::imgmanifest::{self, ImageManifest, Packing};
 use super::listing::{self, Pattern};
 use super::lock::Origin;
 use crate::spec::Spec;
 use crate::spec::parts::{self, Env, Part, Source};
 
+/// How addresses of files of this machine begin.
+const FILE: &str = "file:";
 /// Folders within a build's folder in Manta that are looked into.
 const DEPTH: usize = 4;
 /// Images that an image may be made from, one after the other.
@@ -36,14 +38,16 @@ pub struct Wanted {
     pub digest: Option<Digest>,
     /// The SHA-256 that it must have.
     pub sha256: Option<String>,
-    /// What the server says changes with the file, when it has no digest.
-    pub validator: Option<String>,
+    /// What the server says of it, when it has no digest. It may change until it is fetched.
+    pub head: Option<Head>,
     /// The image that it is made from.
     pub origin: Option<String>,
     /// How it is packed, when that is to be tested.
     pub packing: Option<Packing>,
     /// The file itself, when it came with the answer.
     pub bytes: Option<Vec<u8>>,
+    /// Where it is, when it is a file of this machine.
+    pub path: Option<PathBuf>,
 }
 
 impl Wanted {
@@ -57,10 +61,11 @@ impl Wanted {
             size: None,
             digest: None,
             sha256: None,
-            validator: None,
+            head: None,
             origin: None,
             packing: None,
             bytes: None,
+            path: None,
         }
     }
 }
@@ -143,17 +148,16 @@ impl<'a> Resolver<'a> {
             Source::Imgapi => {
                 let uuid = part.uuid.as_deref().unwrap_or_default();
                 let channel = part.channel.as_deref().unwrap_or_default();
-                format!("imgapi {} {uuid} {channel}", self.imgapi()).trim_end().to_owned()
+                let job = Self::job(asked);
+                format!("imgapi {} {uuid} {job} {channel}", self.imgapi()).trim_end().to_owned()
             }
             Source::BitsDir => format!("bits-dir {} {branch} {stamp}{file}", Self::job(asked)),
             Source::Http => {
                 let url = part.url.as_deref().unwrap_or_default();
                 format!("http {url} {branch}{file}")
             }
-            Source::Dir => {
-                let path = part.path.as_deref().unwrap_or(Path::new(""));
-                format!("dir {} {branch}{file}", path.display())
-            }
+            // Where the folder is differs from machine to machine.
+            Source::Dir => format!("dir {branch}{file}"),
         }
     }
 
@@ -203,9 +207,9 @@ impl<'a> Resolver<'a> {
     /// Reads a zone's manifest, which tells what its image is and what that is made from.
     fn look_into(&self, wanted: &mut [Wanted]) -> Result<(), String> {
         let [manifest, image] = wanted else { return Ok(()) };
-        let text = match (&manifest.bytes, local(&manifest.url)) {
+        let text = match (&manifest.bytes, &manifest.path) {
             (Some(bytes), _) => String::from_utf8_lossy(bytes).into_owned(),
-            (None, Some(path)) => fs::read_to_string(&path)
+            (None, Some(path)) => fs::read_to_string(path)
                 .map_err(|error| format!("reading {}: {error}", path.display()))?,
             (None, None) => {
                 let text = self.http.text(&manifest.url, &[]).map_err(|error| error.to_string())?;
@@ -368,7 +372,7 @@ impl<'a> Resolver<'a> {
     ) -> Result<(), String> {
         let mut way: Vec<String> = Vec::new();
         let mut origin = from.origin.clone();
-        let folder = local(&from.url).and_then(|path| path.parent().map(Path::to_owned));
+        let folder = from.path.as_ref().and_then(|path| path.parent());
         while let Some(uuid) = origin {
             if way.contains(&uuid) {
                 way.push(uuid);
@@ -388,7 +392,7 @@ impl<'a> Resolver<'a> {
                 origin = known.origin.clone();
                 continue;
             }
-            let beside = folder.as_ref().and_then(|folder| beside(folder, &uuid, &names));
+            let beside = folder.and_then(|folder| beside(folder, &uuid, &names));
             let wanted = match beside {
                 Some(mut wanted) => {
                     self.look_into(&mut wanted)?;
@@ -408,26 +412,43 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
-    fn from_bits_dir(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
+    /// The folder of a build in the bits-dir.
+    fn bits(&self, asked: Asked<'_>) -> Result<PathBuf, String> {
         let set = (self.env)(parts::BITS_DIR_ENV).filter(|path| !path.is_empty());
         let root = set.map(PathBuf::from).or_else(|| self.spec.parts.bits_dir.clone());
         let root = root.ok_or_else(|| {
-            format!(
-                "source bits-dir needs the folder: set {} or the key bits-dir",
-                parts::BITS_DIR_ENV
-            )
+            let variable = parts::BITS_DIR_ENV;
+            format!("source bits-dir needs the folder: set {variable} or the key bits-dir")
         })?;
-        let job = Self::job(asked);
         let build = format!("{}-{}", self.branch(asked.part), Self::stamp(asked.part));
-        let above = root.join(job).join(build);
-        let mut wanted = self.from_folder(asked, &above.join(job))?;
+        Ok(root.join(Self::job(asked)).join(build))
+    }
+
+    /// Where a file of a part that lies on this machine is, by the name that is locked.
+    ///
+    /// # Errors
+    /// When the folder is not known.
+    pub fn place(&self, asked: Asked<'_>, url: &str) -> Result<PathBuf, String> {
+        let name = url.strip_prefix(FILE).unwrap_or(url);
+        match self.source(asked) {
+            Source::BitsDir => Ok(self.bits(asked)?.join(Self::job(asked)).join(name)),
+            _ => {
+                let path = asked.part.path.clone().unwrap_or_default();
+                Ok(if path.is_dir() { path.join(name) } else { path })
+            }
+        }
+    }
+
+    fn from_bits_dir(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
+        let above = self.bits(asked)?;
+        let mut wanted = self.from_folder(asked, &above.join(Self::job(asked)))?;
         let sums_path = above.join("md5sums.txt");
         // A folder made by hand has none.
         if let Ok(text) = fs::read_to_string(&sums_path) {
             let sums =
                 digest::sums(&text, 32).map_err(|why| format!("{}: {why}", sums_path.display()))?;
             for file in &mut wanted {
-                let name = file.url.rsplit('/').next().unwrap_or_default();
+                let name = file.url.strip_prefix(FILE).unwrap_or_default();
                 let md5 = sums.iter().find(|(known, _)| known == name);
                 file.digest = md5.map(|(_, md5)| Digest::Md5(md5.clone()));
             }
@@ -529,20 +550,16 @@ impl<'a> Resolver<'a> {
 
     fn head(&self, wanted: &mut Wanted) -> Result<(), String> {
         let head = self.http.head(&wanted.url).map_err(|error| error.to_string())?;
-        wanted.size = head.size;
-        wanted.validator = head.validator;
+        wanted.head = Some(head);
         Ok(())
     }
 }
 
-/// The place of an address `file:…`.
-pub fn local(url: &str) -> Option<PathBuf> {
-    url.strip_prefix("file:").map(PathBuf::from)
-}
-
+/// A file of this machine. Its address is its name alone: a lock file is for all machines.
 pub(super) fn file(name: String, asked: &str, path: &Path, version: String) -> Wanted {
-    let mut wanted = Wanted::new(name, asked, Origin::File, format!("file:{}", path.display()));
+    let mut wanted = Wanted::new(name, asked, Origin::File, format!("{FILE}{}", version_of(path)));
     wanted.version = version;
+    wanted.path = Some(path.to_owned());
     wanted
 }
 

@@ -5,6 +5,7 @@ use headnode::source::cache::Cache;
 use headnode::source::fetch::{Artefact, resolve_locked};
 use headnode::source::key::key_files;
 use headnode::spec::Spec;
+use headnode::spec::parts::Env;
 use serde_json::{Value, json};
 
 use super::{A, B, C, World, digests, gzip, manifest, said};
@@ -14,9 +15,13 @@ fn no_env(_: &str) -> Option<String> {
 }
 
 fn locked(world: &World) -> Result<Vec<Artefact>, String> {
+    locked_in(world, &no_env)
+}
+
+fn locked_in(world: &World, env: Env<'_>) -> Result<Vec<Artefact>, String> {
     let spec = Spec::read(&world.path("build.spec")).unwrap();
     let cache = Cache::open(&world.path("cache")).unwrap();
-    resolve_locked(&spec, &no_env, &world.lock(), &cache).map_err(|error| error.to_string())
+    resolve_locked(&spec, env, &world.lock(), &cache).map_err(|error| error.to_string())
 }
 
 fn text(content: &Content) -> String {
@@ -249,7 +254,13 @@ fn a_bits_dir_and_plain_folders() {
     assert_eq!(lock.get("file.thing").unwrap().version, "master-2");
     assert_eq!(lock.artefacts.len(), 6);
     assert_eq!(world.server.requests(), 0);
-    assert_eq!(locked(&world).unwrap().len(), 6);
+    let error = locked(&world).unwrap_err();
+    assert!(error.contains("cnapi: source bits-dir needs the folder"), "{error}");
+    let bits_dir = world.path("bits").to_str().unwrap().to_owned();
+    let artefacts = locked_in(&world, &|_| Some(bits_dir.clone())).unwrap();
+    assert_eq!(artefacts.len(), 6);
+    // No path of this machine is in the lock file.
+    assert!(!world.lock().text().contains(world.dir.path().to_str().unwrap()));
     // The sums that a build puts beside its bits are compared.
     let name = "cnapi-zfs-master-20260102T000000Z-g1.zfs.gz";
     std::fs::write(
