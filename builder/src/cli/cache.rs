@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::fetch::Place;
 use super::progress::bytes;
-use crate::source::cache::{Keep, days_ago};
 use crate::source::lock::Lock;
+use crate::source::upkeep::{Keep, days_ago};
 use crate::spec::Size;
 
 /// A verb of the cache.

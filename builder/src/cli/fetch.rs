@@ -12,9 +12,10 @@ use super::progress::bytes;
 use super::transfers::Transfers;
 use crate::platform::default_cache;
 use crate::source::cache::Cache;
-use crate::source::fetch::{self, Artefact, Update};
+use crate::source::fetch::{self, Artefact};
 use crate::source::http::{Http, Patience};
 use crate::source::lock::{self, Change, Lock};
+use crate::source::plan::{self, Update};
 use crate::spec::parts::process_env;
 use crate::spec::{self, Spec};
 
@@ -24,7 +25,8 @@ use crate::spec::{self, Spec};
 /// what is no longer asked for is dropped. `headnode update` moves on to newer builds.
 ///
 /// Files come from Manta, IMGAPI, web servers, or folders of this machine. Transfers are resumed,
-/// also by a later run. A file of the cache is never fetched twice.
+/// also by a later run. A file of the cache is never fetched twice. Files of this machine that the
+/// spec names by top-level keys are pinned as they are now.
 ///
 /// Examples:
 ///   headnode fetch
@@ -127,7 +129,7 @@ pub(super) fn pin(
     let http = Http::new(Patience { attempts, stall, ..Patience::default() });
     interrupt::watch_transfers()?;
     let jobs = usize::from(common.jobs);
-    let wanted = fetch::plan(&spec, &process_env, old.as_ref(), update, &http, jobs)?;
+    let wanted = plan::plan(&spec, &process_env, old.as_ref(), update, &http, jobs)?;
     let board = Transfers::new(common.json);
     let artefacts = fetch::fetch(wanted, &cache, &http, jobs, &board);
     board.finish();

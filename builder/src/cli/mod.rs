@@ -38,7 +38,7 @@ Exit codes: 0 it worked, 1 it failed or what was checked is damaged, 2 wrong arg
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    Build(build::Args),
+    Build(Box<build::Args>),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Lab(lab::Args),
@@ -61,6 +61,8 @@ pub fn run() -> ExitCode {
         1 => "info",
         _ => "debug",
     };
+    // What it logs as an error comes back as one and is told with its address.
+    let level = format!("{level},rustls_platform_verifier=off");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
@@ -68,7 +70,7 @@ pub fn run() -> ExitCode {
         .with_target(false)
         .init();
     let result = match cli.verb {
-        Verb::Build(args) => build::run(args),
+        Verb::Build(args) => build::run(*args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Lab(args) => lab::run(args),

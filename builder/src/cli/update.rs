@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::fetch::{Common, pin};
 use super::progress::bytes;
-use crate::source::fetch::Update;
 use crate::source::lock::Change;
+use crate::source::plan::Update;
 
 /// Move the lock file on to the newest builds, and tell what changed
 ///

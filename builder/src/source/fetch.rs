@@ -1,6 +1,6 @@
-//! Fetches what a build.spec means into the cache, several files at a time, and pins it.
+//! Fetches files into the cache, several at a time, and pins them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,9 +12,7 @@ use super::http::{Head, Http, Watch};
 use super::imgmanifest;
 use super::lock::{Entry, Kind, Lock, Origin};
 use super::packing;
-use super::resolve::{self, Asked, Resolver, Wanted};
-use crate::spec::Spec;
-use crate::spec::parts::Env;
+use super::resolve::Wanted;
 
 /// Files that are transferred at the same time, when nothing else is said.
 pub const JOBS: usize = 4;
@@ -57,31 +55,6 @@ impl Artefact {
     }
 }
 
-/// Which parts are asked for anew although the lock file has them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Update {
-    /// None.
-    #[default]
-    Nothing,
-    /// All.
-    All,
-    /// Those with these names: of zones, of files, or as in the lock file.
-    Named(BTreeSet<String>),
-}
-
-impl Update {
-    fn covers(&self, asked: Asked<'_>) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::All => true,
-            Self::Named(names) => {
-                let kind = if asked.zone { "zone" } else { "file" };
-                names.contains(asked.name) || names.contains(&format!("{kind}.{}", asked.name))
-            }
-        }
-    }
-}
-
 /// Sees transfers begin.
 pub trait Board: Sync {
     /// One begins; the watcher is dropped when it ends.
@@ -97,134 +70,8 @@ impl Board for NoBoard {
     }
 }
 
-/// The zones and files of a spec that take part in the build.
-///
-/// # Errors
-/// What is wrong with the features.
-pub fn asked<'a>(spec: &'a Spec, env: Env<'_>) -> Result<Vec<Asked<'a>>, Error> {
-    let features = spec.features(env).map_err(Error)?;
-    let of = |parts: &'a BTreeMap<String, crate::spec::parts::Part>, zone| {
-        parts.iter().map(move |(name, part)| Asked { name, part, zone })
-    };
-    let all = of(&spec.parts.zones, true).chain(of(&spec.parts.files, false));
-    Ok(all.filter(|asked| asked.part.wanted(&features)).collect())
-}
-
-/// Files of this machine that the spec names and that go into the image, by key. The answers and
-/// the signing key are left out: a lock file is public, and a digest of secrets is a way to guess.
-pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
-    let parts = &spec.parts;
-    let single = [
-        ("authorized-keys", &spec.authorized_keys),
-        ("control-bundle", &parts.control_bundle),
-        ("platform", &spec.platform),
-    ];
-    let mut all: Vec<(String, PathBuf)> = single
-        .into_iter()
-        .filter_map(|(key, path)| Some((format!("local.{key}"), path.clone()?)))
-        .collect();
-    for (number, platform) in parts.platforms.iter().enumerate() {
-        all.extend(platform.path.clone().map(|path| (format!("local.platforms.{number}"), path)));
-    }
-    for (name, path) in &parts.extra_files {
-        all.push((format!("local.extra-files.{name}"), path.clone()));
-    }
-    all
-}
-
-/// Finds out which files are wanted; what the lock file has is not asked for anew.
-///
-/// # Errors
-/// Everything that is wrong.
-pub fn plan(
-    spec: &Spec,
-    env: Env<'_>,
-    old: Option<&Lock>,
-    update: &Update,
-    http: &Http,
-    jobs: usize,
-) -> Result<Vec<Wanted>, Error> {
-    let parts = asked(spec, env)?;
-    let mut problems = unknown_names(&parts, update);
-    let resolver = Resolver::new(http, spec, env);
-    let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
-    let mut open: VecDeque<Asked<'_>> = VecDeque::new();
-    for part in parts {
-        let names = Resolver::names(part);
-        let kept = old.filter(|_| !update.covers(part));
-        match kept.and_then(|lock| lock.part(&names, &resolver.asked(part))) {
-            Some(entries) => {
-                for entry in entries {
-                    let mut wanted = again(entry);
-                    if entry.source == Origin::File {
-                        match resolver.place(part, &entry.url) {
-                            Ok(path) => wanted.path = Some(path),
-                            Err(why) => {
-                                problems.push(format!("{}: {why}", part.name));
-                                break;
-                            }
-                        }
-                    }
-                    all.insert(entry.name.clone(), wanted);
-                }
-            }
-            None => open.push_back(part),
-        }
-    }
-    for (part, result) in side_by_side(open, jobs, |part| resolver.part(*part)) {
-        let kind = if part.zone { "zone" } else { "file" };
-        match result {
-            Ok(wanted) => {
-                if let Some(first) = wanted.first().filter(|_| part.zone)
-                    && let Err(why) = resolver.origins(part.name, first, &mut all)
-                {
-                    problems.push(why);
-                }
-                all.extend(wanted.into_iter().map(|wanted| (wanted.name.clone(), wanted)));
-            }
-            Err(why) => problems.push(format!("{kind} {}: {why}", part.name)),
-        }
-    }
-    for (name, path) in locals(spec) {
-        if path.is_file() {
-            all.insert(name.clone(), resolve::file(name, "", &path, String::new()));
-        } else {
-            problems.push(format!("{name}: there is no file {}", path.display()));
-        }
-    }
-    if problems.is_empty() { Ok(all.into_values().collect()) } else { Err(Error(problems)) }
-}
-
-fn unknown_names(parts: &[Asked<'_>], update: &Update) -> Vec<String> {
-    let Update::Named(names) = update else { return Vec::new() };
-    let known = |name: &str| {
-        let only = Update::Named(BTreeSet::from([name.to_owned()]));
-        parts.iter().any(|part| only.covers(*part))
-    };
-    let all = parts.iter().map(|part| part.name);
-    names
-        .iter()
-        .filter(|name| !known(name))
-        .map(|name| match crate::spec::keys::nearest(name, all.clone()) {
-            Some(near) => format!("the build has no part {name:?}, did you mean {near:?}?"),
-            None => format!("the build has no part {name:?}"),
-        })
-        .collect()
-}
-
-/// What the lock file says, wanted exactly so.
-fn again(entry: &Entry) -> Wanted {
-    let mut wanted = Wanted::new(entry.name.clone(), &entry.asked, entry.source, entry.url.clone());
-    wanted.version.clone_from(&entry.version);
-    wanted.size = Some(entry.size);
-    wanted.sha256 = Some(entry.sha256.clone());
-    wanted.digest = entry.digest.as_ref().and_then(|digest| digest.parse().ok());
-    wanted.origin.clone_from(&entry.origin);
-    wanted
-}
-
 /// Runs `work` on all items, on some threads.
-fn side_by_side<T: Send, R: Send>(
+pub(super) fn side_by_side<T: Send, R: Send>(
     items: VecDeque<T>,
     threads: usize,
     work: impl Fn(&T) -> R + Sync,
@@ -291,7 +138,7 @@ fn one(wanted: &Wanted, cache: &Cache, http: &Http, board: &dyn Board) -> Result
         asked: wanted.asked.clone(),
     };
     if let Some(path) = wanted.path.clone() {
-        let digests = Digests::of_file(&path)
+        let digests = Digests::of_file(&path, wanted.digest.as_ref())
             .map_err(|error| format!("reading {}: {error}", path.display()))?;
         examine(wanted, &path, &digests)?;
         let entry = entry((digests.sha256, digests.size));
@@ -342,7 +189,9 @@ fn from_net(
                 imgmanifest::for_key(&text).map_err(|why| format!("{}: {why}", wanted.url))?
             }
         };
-        check(wanted, &Digests::of_bytes(&bytes))?;
+        let digests = Digests::of(bytes.as_slice(), wanted.digest.as_ref())
+            .map_err(|error| error.to_string())?;
+        check(wanted, &digests)?;
         return cache.put(&bytes, &about).map_err(told);
     }
     let id = format!("{} {}", wanted.url, known.first().map(String::as_str).unwrap_or_default());
@@ -358,7 +207,7 @@ fn from_net(
         let head = http
             .download(&wanted.url, wanted.size, &slot, watch.as_ref())
             .map_err(|error| error.to_string())?;
-        let digests = Digests::of_file(slot.path())
+        let digests = Digests::of_file(slot.path(), wanted.digest.as_ref())
             .map_err(|error| slot.error("reading", error).to_string())?;
         match examine(wanted, slot.path(), &digests) {
             Ok(()) => {
@@ -404,8 +253,9 @@ fn check(wanted: &Wanted, digests: &Digests) -> Result<(), String> {
     if let Some(size) = wanted.size.filter(|size| *size != digests.size) {
         return Err(format!("it has {} bytes, but should have {size}", digests.size));
     }
-    if let Some(digest) = wanted.digest.as_ref().filter(|digest| digests.like(digest) != **digest) {
-        let is = digests.like(digest);
+    if let (Some(digest), Some(is)) = (&wanted.digest, &digests.like)
+        && digest != is
+    {
         return Err(format!("its digest is {is}, but its source says {digest}: it is damaged"));
     }
     if let Some(sha256) = wanted.sha256.as_ref().filter(|sha256| **sha256 != digests.sha256) {
@@ -424,98 +274,4 @@ pub fn lock_of(artefacts: &[Artefact]) -> Lock {
         artefacts: artefacts.iter().map(|artefact| artefact.entry.clone()).collect(),
         ..Lock::default()
     }
-}
-
-/// The parts of a build from the lock file and the cache alone: no network. Every part that the
-/// spec asks for must be locked as it asks for it, in the cache, and every file of this machine must
-/// have the digest that is locked. What the lock file has besides is left out.
-///
-/// The content of the cache's files is not read here: whoever copies them compares the SHA-256
-/// (`headnode cache verify` reads all).
-///
-/// # Errors
-/// Everything that is missing or different.
-pub fn resolve_locked(
-    spec: &Spec,
-    env: Env<'_>,
-    lock: &Lock,
-    cache: &Cache,
-) -> Result<Vec<Artefact>, Error> {
-    let http = Http::new(super::http::Patience::default());
-    let resolver = Resolver::new(&http, spec, env);
-    let mut problems = Vec::new();
-    let mut entries: BTreeMap<&str, &Entry> = BTreeMap::new();
-    let mut paths: BTreeMap<String, PathBuf> = locals(spec).into_iter().collect();
-    for name in paths.keys() {
-        match lock.get(name) {
-            Some(entry) => drop(entries.insert(&entry.name, entry)),
-            None => problems.push(format!("{name} is not in the lock file: run `headnode fetch`")),
-        }
-    }
-    for part in asked(spec, env)? {
-        let asked = resolver.asked(part);
-        let names = Resolver::names(part);
-        match lock.part(&names, &asked) {
-            Some(found) => {
-                for entry in found {
-                    if entry.source == Origin::File {
-                        match resolver.place(part, &entry.url) {
-                            Ok(path) => drop(paths.insert(entry.name.clone(), path)),
-                            Err(why) => {
-                                problems.push(format!("{}: {why}", part.name));
-                                break;
-                            }
-                        }
-                    }
-                    entries.insert(&entry.name, entry);
-                }
-            }
-            None => {
-                let was = names.first().and_then(|name| lock.get(name));
-                let why = match was {
-                    None => "is not in the lock file".to_owned(),
-                    Some(was) if was.asked != asked => {
-                        format!("is locked as {:?}, but the spec asks for {asked:?}", was.asked)
-                    }
-                    Some(_) => "is locked without the images that it is made from".to_owned(),
-                };
-                problems.push(format!("{} {why}: run `headnode fetch`", part.name));
-            }
-        }
-    }
-    let mut all = Vec::new();
-    for entry in entries.into_values() {
-        match paths.get(&entry.name).cloned() {
-            Some(path) => match Digests::of_file(&path) {
-                Ok(digests) if digests.sha256 == entry.sha256 => {
-                    all.push(Artefact { entry: entry.clone(), path, held: None });
-                }
-                Ok(_) => problems.push(format!(
-                    "{}: {} is not the file that was locked: run `headnode update`",
-                    entry.name,
-                    path.display()
-                )),
-                Err(error) => {
-                    problems.push(format!("{}: reading {}: {error}", entry.name, path.display()));
-                }
-            },
-            None => match cache.get(&entry.sha256) {
-                Ok(Some(object)) if object.size == entry.size => {
-                    let path = object.path.clone();
-                    all.push(Artefact { entry: entry.clone(), path, held: Some(object) });
-                }
-                Ok(Some(object)) => problems.push(format!(
-                    "{}: in the cache it has {} bytes instead of {}: run `headnode cache verify \
-                     --repair`, then `headnode fetch`",
-                    entry.name, object.size, entry.size
-                )),
-                Ok(None) => {
-                    problems
-                        .push(format!("{} is not in the cache: run `headnode fetch`", entry.name));
-                }
-                Err(error) => problems.push(error.to_string()),
-            },
-        }
-    }
-    if problems.is_empty() { Ok(all) } else { Err(Error(problems)) }
 }

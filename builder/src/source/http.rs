@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use ureq::http::{HeaderMap, StatusCode, header};
+use ureq::http::StatusCode;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 use super::cache::{self, Slot};
+use super::headers::{content_range, length, retry_after, validator};
 
 /// Redirects that are followed.
 const REDIRECTS: u32 = 5;
@@ -195,6 +196,11 @@ impl Http {
     pub fn head(&self, url: &str) -> Result<Head, Error> {
         self.attempts(url, &Unwatched, |_| {
             let response = self.agent.head(url).call().map_err(|error| self.fault(url, error))?;
+            // Some servers answer GET only: then nothing is known beforehand.
+            let unable = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+            if unable.contains(&response.status()) {
+                return Ok(Head::default());
+            }
             let response = self.judge(url, response)?;
             let headers = response.headers();
             Ok(Head { size: length(headers), validator: validator(headers) })
@@ -401,6 +407,11 @@ impl Http {
             | ureq::Error::Rustls(_)
             | ureq::Error::Http(_) => wrong(error.to_string()),
             ureq::Error::Timeout(_) => Fault::Again(self.silent(), None),
+            // Another attempt would be shown the same certificate.
+            ureq::Error::Io(error) if untrusted(&error) => wrong(format!(
+                "the server's certificate is not trusted ({error}): trusted are the roots of this \
+                 system, or those in the file that SSL_CERT_FILE names"
+            )),
             other => Fault::Again(other.to_string(), None),
         }
     }
@@ -450,35 +461,13 @@ impl Http {
     }
 }
 
+fn untrusted(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 fn notes(slot: &Slot) -> Option<Notes> {
     serde_json::from_slice(&fs::read(slot.notes()).ok()?).ok()
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: header::HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-fn length(headers: &HeaderMap) -> Option<u64> {
-    text(headers, header::CONTENT_LENGTH)?.trim().parse().ok()
-}
-
-/// A strong ETag, or else the date of the last change. A weak ETag may stay when bytes change.
-fn validator(headers: &HeaderMap) -> Option<String> {
-    let etag = text(headers, header::ETAG).filter(|etag| !etag.starts_with("W/"));
-    etag.or_else(|| text(headers, header::LAST_MODIFIED)).map(str::to_owned)
-}
-
-/// First byte and length of the whole file, from `bytes 5-9/10`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let (range, all) =
-        text(headers, header::CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, _) = range.split_once('-')?;
-    Some((start.trim().parse().ok()?, all.trim().parse().ok()))
-}
-
-fn retry_after(response: &ureq::http::Response<ureq::Body>) -> Option<Duration> {
-    let seconds = text(response.headers(), header::RETRY_AFTER)?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 /// What changes when the machine starts anew.

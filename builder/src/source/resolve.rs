@@ -1,23 +1,18 @@
 //! From a build.spec to the files that it means: asks the sources which builds there are.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::digest::{self, Digest};
 use super::http::{Head, Http};
-use super::imgmanifest::{self, ImageManifest, Packing};
+use super::imgmanifest::{ImageManifest, Packing};
 use super::listing::{self, Pattern};
 use super::lock::Origin;
 use crate::spec::Spec;
 use crate::spec::parts::{self, Env, Part, Source};
 
-/// How addresses of files of this machine begin.
-const FILE: &str = "file:";
 /// Folders within a build's folder in Manta that are looked into.
 const DEPTH: usize = 4;
-/// Images that an image may be made from, one after the other.
-const CHAIN: usize = 32;
 
 /// A file that is wanted and where it is.
 #[derive(Debug, Clone)]
@@ -90,9 +85,9 @@ struct Found {
 
 /// Asks sources for parts.
 pub struct Resolver<'a> {
-    http: &'a Http,
-    spec: &'a Spec,
-    env: Env<'a>,
+    pub(super) http: &'a Http,
+    pub(super) spec: &'a Spec,
+    pub(super) env: Env<'a>,
 }
 
 impl<'a> Resolver<'a> {
@@ -101,25 +96,25 @@ impl<'a> Resolver<'a> {
         Self { http, spec, env }
     }
 
-    fn source(&self, asked: Asked<'_>) -> Source {
+    pub(super) fn source(&self, asked: Asked<'_>) -> Source {
         self.spec.parts.override_all_sources.or(asked.part.source).unwrap_or_default()
     }
 
-    fn branch(&self, part: &Part) -> String {
+    pub(super) fn branch(&self, part: &Part) -> String {
         let branch = part.branch.as_ref().or(self.spec.parts.bits_branch.as_ref());
         branch.map_or_else(|| parts::BRANCH.to_owned(), Clone::clone)
     }
 
-    fn imgapi(&self) -> &str {
+    pub(super) fn imgapi(&self) -> &str {
         let url = self.spec.parts.imgapi_url.as_deref().unwrap_or(parts::IMGAPI_URL);
         url.trim_end_matches('/')
     }
 
-    fn job(asked: Asked<'_>) -> &str {
+    pub(super) fn job(asked: Asked<'_>) -> &str {
         asked.part.jobname.as_deref().unwrap_or(asked.name)
     }
 
-    fn stamp(part: &Part) -> &str {
+    pub(super) fn stamp(part: &Part) -> &str {
         part.build_timestamp.as_deref().unwrap_or("latest")
     }
 
@@ -189,11 +184,11 @@ impl<'a> Resolver<'a> {
     /// What is wrong, without the part's name.
     pub fn part(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
         let mut wanted = match self.source(asked) {
-            Source::Manta => self.from_manta(asked)?,
-            Source::Imgapi => self.from_imgapi(asked)?,
-            Source::BitsDir => self.from_bits_dir(asked)?,
-            Source::Http => self.from_http(asked)?,
-            Source::Dir => self.from_dir(asked)?,
+            Source::Manta => self.in_manta(asked)?,
+            Source::Imgapi => self.in_imgapi(asked)?,
+            Source::BitsDir => self.in_bits_dir(asked)?,
+            Source::Http => self.in_http(asked)?,
+            Source::Dir => self.in_dir(asked)?,
         };
         if asked.zone {
             self.look_into(&mut wanted)?;
@@ -205,7 +200,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Reads a zone's manifest, which tells what its image is and what that is made from.
-    fn look_into(&self, wanted: &mut [Wanted]) -> Result<(), String> {
+    pub(super) fn look_into(&self, wanted: &mut [Wanted]) -> Result<(), String> {
         let [manifest, image] = wanted else { return Ok(()) };
         let text = match (&manifest.bytes, &manifest.path) {
             (Some(bytes), _) => String::from_utf8_lossy(bytes).into_owned(),
@@ -231,7 +226,7 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
-    fn from_manta(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
+    fn in_manta(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
         let (url, job) = self.manta(asked);
         let text = |path: &str| {
             self.http.text(&format!("{url}{path}"), &[]).map_err(|error| error.to_string())
@@ -303,193 +298,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn from_imgapi(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
-        let uuid = asked.part.uuid.as_deref().unwrap_or_default();
-        let channel = asked.part.channel.as_deref();
-        let (manifest, wanted) =
-            self.image(uuid, channel, &self.asked(asked), Self::names(asked))?;
-        // As Triton's build: a wrong UUID is seen by the name.
-        let job = Self::job(asked);
-        if manifest.name != job {
-            return Err(format!(
-                "image {uuid} is called {:?}, not {job:?}: give another uuid, or a jobname",
-                manifest.name
-            ));
-        }
-        Ok(wanted)
-    }
-
-    /// An image of IMGAPI: its manifest, and both files.
-    fn image(
-        &self,
-        uuid: &str,
-        channel: Option<&str>,
-        asked: &str,
-        names: Vec<String>,
-    ) -> Result<(ImageManifest, Vec<Wanted>), String> {
-        let query = |channel: &str| format!("?channel={channel}");
-        let base = format!("{}/images/{uuid}", self.imgapi());
-        let url = format!("{base}{}", channel.map(query).unwrap_or_default());
-        let text =
-            self.http.text(&url, &[("accept-version", "~2")]).map_err(|error| error.to_string())?;
-        let manifest = ImageManifest::parse(&text).map_err(|why| format!("{url}: {why}"))?;
-        if manifest.uuid != uuid {
-            return Err(format!("{url}: it answers with image {}", manifest.uuid));
-        }
-        let for_key = imgmanifest::for_key(&text).map_err(|why| format!("{url}: {why}"))?;
-        // Of any channel: the file is asked for in one that has it.
-        let file_channel = match channel {
-            Some("*") => manifest.channels.first().map(String::as_str),
-            channel => channel,
-        };
-        let file_url = format!("{base}/file{}", file_channel.map(query).unwrap_or_default());
-        let mut names = names.into_iter();
-        let mut next = |url| {
-            let name = names.next().unwrap_or_default();
-            let mut wanted = Wanted::new(name, asked, Origin::Imgapi, url);
-            wanted.version.clone_from(&manifest.version);
-            wanted
-        };
-        let mut first = next(url);
-        first.origin.clone_from(&manifest.origin);
-        first.bytes = Some(for_key);
-        let mut second = next(file_url);
-        second.size = manifest.size;
-        second.digest = Some(Digest::Sha1(manifest.sha1.clone()));
-        second.packing = Some(manifest.packing);
-        Ok((manifest, vec![first, second]))
-    }
-
-    /// The images that a zone's image is made from, but not those that are in `have` already.
-    ///
-    /// # Errors
-    /// When one is missing or they go round in a circle.
-    pub fn origins(
-        &self,
-        zone: &str,
-        from: &Wanted,
-        have: &mut BTreeMap<String, Wanted>,
-    ) -> Result<(), String> {
-        let mut way: Vec<String> = Vec::new();
-        let mut origin = from.origin.clone();
-        let folder = from.path.as_ref().and_then(|path| path.parent());
-        while let Some(uuid) = origin {
-            if way.contains(&uuid) {
-                way.push(uuid);
-                return Err(format!(
-                    "the images that zone {zone} is made from go round in a circle: {}",
-                    way.join(" → ")
-                ));
-            }
-            if way.len() >= CHAIN {
-                return Err(format!("zone {zone} is made from more than {CHAIN} images"));
-            }
-            let before =
-                way.last().map_or_else(|| format!("zone {zone}"), |uuid| format!("image {uuid}"));
-            way.push(uuid.clone());
-            let names = ["imgmanifest", "imgfile"].map(|end| format!("image.{uuid}.{end}"));
-            if let Some(known) = names.first().and_then(|name| have.get(name)) {
-                origin = known.origin.clone();
-                continue;
-            }
-            let beside = folder.and_then(|folder| beside(folder, &uuid, &names));
-            let wanted = match beside {
-                Some(mut wanted) => {
-                    self.look_into(&mut wanted)?;
-                    wanted.to_vec()
-                }
-                None => {
-                    let found = self.image(&uuid, Some("*"), "", names.to_vec());
-                    let missing = |why| {
-                        format!("image {uuid}, which {before} is made from, is missing: {why}")
-                    };
-                    found.map_err(missing)?.1
-                }
-            };
-            origin = wanted.first().and_then(|manifest| manifest.origin.clone());
-            have.extend(wanted.into_iter().map(|wanted| (wanted.name.clone(), wanted)));
-        }
-        Ok(())
-    }
-
-    /// The folder of a build in the bits-dir.
-    fn bits(&self, asked: Asked<'_>) -> Result<PathBuf, String> {
-        let set = (self.env)(parts::BITS_DIR_ENV).filter(|path| !path.is_empty());
-        let root = set.map(PathBuf::from).or_else(|| self.spec.parts.bits_dir.clone());
-        let root = root.ok_or_else(|| {
-            let variable = parts::BITS_DIR_ENV;
-            format!("source bits-dir needs the folder: set {variable} or the key bits-dir")
-        })?;
-        let build = format!("{}-{}", self.branch(asked.part), Self::stamp(asked.part));
-        Ok(root.join(Self::job(asked)).join(build))
-    }
-
-    /// Where a file of a part that lies on this machine is, by the name that is locked.
-    ///
-    /// # Errors
-    /// When the folder is not known.
-    pub fn place(&self, asked: Asked<'_>, url: &str) -> Result<PathBuf, String> {
-        let name = url.strip_prefix(FILE).unwrap_or(url);
-        match self.source(asked) {
-            Source::BitsDir => Ok(self.bits(asked)?.join(Self::job(asked)).join(name)),
-            _ => {
-                let path = asked.part.path.clone().unwrap_or_default();
-                Ok(if path.is_dir() { path.join(name) } else { path })
-            }
-        }
-    }
-
-    fn from_bits_dir(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
-        let above = self.bits(asked)?;
-        let mut wanted = self.from_folder(asked, &above.join(Self::job(asked)))?;
-        let sums_path = above.join("md5sums.txt");
-        // A folder made by hand has none.
-        if let Ok(text) = fs::read_to_string(&sums_path) {
-            let sums =
-                digest::sums(&text, 32).map_err(|why| format!("{}: {why}", sums_path.display()))?;
-            for file in &mut wanted {
-                let name = file.url.strip_prefix(FILE).unwrap_or_default();
-                let md5 = sums.iter().find(|(known, _)| known == name);
-                file.digest = md5.map(|(_, md5)| Digest::Md5(md5.clone()));
-            }
-        }
-        Ok(wanted)
-    }
-
-    fn from_dir(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
-        let path = asked.part.path.as_deref().unwrap_or(Path::new(""));
-        if asked.zone || path.is_dir() {
-            return self.from_folder(asked, path);
-        }
-        if !path.is_file() {
-            return Err(format!("there is no file {}", path.display()));
-        }
-        let what = self.asked(asked);
-        let one = |name| file(name, &what, path, version_of(path));
-        Ok(Self::names(asked).into_iter().map(one).collect())
-    }
-
-    /// The newest files of a folder that are called as the part's are; those of a zone belong to
-    /// one build.
-    fn from_folder(&self, asked: Asked<'_>, folder: &Path) -> Result<Vec<Wanted>, String> {
-        let wrong =
-            |error: std::io::Error| format!("reading the folder {}: {error}", folder.display());
-        let mut names = Vec::new();
-        for item in fs::read_dir(folder).map_err(wrong)? {
-            names.extend(item.map_err(wrong)?.file_name().into_string());
-        }
-        let what = self.asked(asked);
-        self.newest(asked, &names, &folder.display().to_string())?
-            .into_iter()
-            .map(|(name, file_name, version)| {
-                let path = folder.join(file_name);
-                Ok(file(name, &what, &path, version))
-            })
-            .collect()
-    }
-
     /// Part's name, file's name and version of the newest build among some names.
-    fn newest(
+    pub(super) fn newest(
         &self,
         asked: Asked<'_>,
         names: &[String],
@@ -510,7 +320,7 @@ impl<'a> Resolver<'a> {
         Ok(all)
     }
 
-    fn from_http(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
+    fn in_http(&self, asked: Asked<'_>) -> Result<Vec<Wanted>, String> {
         let url = asked.part.url.as_deref().unwrap_or_default();
         let what = self.asked(asked);
         let told = |error: super::http::Error| error.to_string();
@@ -555,26 +365,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// A file of this machine. Its address is its name alone: a lock file is for all machines.
-pub(super) fn file(name: String, asked: &str, path: &Path, version: String) -> Wanted {
-    let mut wanted = Wanted::new(name, asked, Origin::File, format!("{FILE}{}", version_of(path)));
-    wanted.version = version;
-    wanted.path = Some(path.to_owned());
-    wanted
-}
-
 /// The name without its end, for want of a version.
-fn version_of(path: &Path) -> String {
+pub(super) fn version_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// An image that lies beside the one that is made from it.
-fn beside(folder: &Path, uuid: &str, names: &[String; 2]) -> Option<[Wanted; 2]> {
-    let [manifest, image] =
-        ["imgmanifest", "imgfile"].map(|end| folder.join(format!("{uuid}.{end}")));
-    let [first, second] = names;
-    (manifest.is_file() && image.is_file()).then(|| {
-        [(first, manifest), (second, image)]
-            .map(|(name, path)| file(name.clone(), "", &path, uuid.to_owned()))
-    })
 }

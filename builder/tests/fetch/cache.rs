@@ -55,7 +55,7 @@ fn old_files_go_and_recent_ones_stay() {
     let old = put(&cache, "old");
     put(&cache, "new");
     let path = cache.get(&old).unwrap().unwrap().path;
-    let long_ago = headnode::source::cache::days_ago(10);
+    let long_ago = headnode::source::upkeep::days_ago(10);
     std::fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
     said(world.run(&["cache", "gc", "--keep-days", "11"])).unwrap();
     assert_eq!(names(&world), ["new", "old"]);

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::server::Fault;
-use super::{A, World, digests, manifest, noise, said};
+use super::{A, World, manifest, noise, said, sha256};
 
 const FILE: &str = "/x/thing.bin";
 
@@ -153,7 +153,7 @@ fn lies_about_the_length_are_found() {
     let world = World::new();
     world.one_http_file(&noise(1000));
     let url = format!("{}{FILE}", world.server.url);
-    let sha256 = digests(&noise(1001)).sha256;
+    let sha256 = sha256(&noise(1001));
     world.spec(json!({"files": {"thing": {"source": "http", "url": url, "sha256": sha256}}}));
     let error = world.fetch().unwrap_err();
     assert!(error.contains(&format!("{sha256} is pinned")), "{error}");

@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 
 use headnode::image::Content;
 use headnode::source::cache::Cache;
-use headnode::source::fetch::{Artefact, resolve_locked};
+use headnode::source::fetch::Artefact;
 use headnode::source::key::key_files;
+use headnode::source::locked::resolve_locked;
 use headnode::spec::Spec;
 use headnode::spec::parts::Env;
 use serde_json::{Value, json};
 
-use super::{A, B, C, World, digests, gzip, manifest, said};
+use super::{A, B, C, World, gzip, manifest, md5, said, sha256};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -94,7 +95,7 @@ fn everything_of_a_headnode_from_manta_and_imgapi() {
     let entry = lock.get("zone.cnapi.imgfile").unwrap();
     assert_eq!(entry.version, "master-20260101T000000Z-g1");
     let image = gzip(b"image of cnapi 20260101T000000Z");
-    assert_eq!(entry.digest, Some(format!("md5:{}", digests(&image).md5)));
+    assert_eq!(entry.digest, Some(md5(&image)));
     assert_eq!(world.cached("zone.cnapi.imgfile"), image);
     assert_eq!(lock.get("zone.cnapi.imgmanifest").unwrap().origin.as_deref(), Some(B));
     let file = lock.get(&format!("image.{C}.imgfile")).unwrap();
@@ -281,14 +282,14 @@ fn folders_of_web_servers() {
         .put("/d", "<a href=\"thing-master-1.tgz\">1</a><a href=\"thing-master-2.tgz\">2</a>");
     world.server.redirect("/d/", "/d");
     world.server.put("/d/thing-master-2.tgz", "two");
-    world.server.put("/d/SHA256SUMS", format!("{}  thing-master-2.tgz\n", digests(b"two").sha256));
+    world.server.put("/d/SHA256SUMS", format!("{}  thing-master-2.tgz\n", sha256(b"two")));
     let url = format!("{}/d/", world.server.url);
     world.spec(json!({"files": {"thing": {"source": "http", "url": url, "file": {"base": "thing", "ext": "tgz"}}}}));
     world.fetch().unwrap();
     let lock = world.lock();
     let entry = lock.get("file.thing").unwrap();
     assert_eq!(entry.version, "master-2");
-    assert_eq!(entry.digest, Some(format!("sha256:{}", digests(b"two").sha256)));
+    assert_eq!(entry.digest, Some(format!("sha256:{}", sha256(b"two"))));
 }
 
 #[test]
