@@ -4,12 +4,17 @@ pub mod build;
 pub mod completion;
 pub mod diff;
 pub mod extract;
+pub mod cache;
+pub mod fetch;
 pub mod inspect;
 pub mod interrupt;
 pub mod key;
 pub mod lab;
 pub mod man;
 pub mod platform;
+pub mod spec;
+pub mod transfers;
+pub mod update;
 pub mod verify;
 
 pub use crate::progress;
@@ -39,13 +44,19 @@ Exit codes: 0 it worked, 1 it failed or what was checked is damaged, 2 wrong arg
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    Build(build::Args),
+    Build(Box<build::Args>),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Diff(diff::Args),
     Extract(extract::Args),
     Key(key::Args),
     Lab(lab::Args),
+    Spec(spec::Args),
+    Fetch(fetch::Args),
+    Update(update::Args),
+    /// Look after the cache of fetched parts
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Make platform images
     Platform(platform::Platform),
     Completion(completion::Args),
@@ -61,6 +72,8 @@ pub fn run() -> ExitCode {
         1 => "info",
         _ => "debug",
     };
+    // What it logs as an error comes back as one and is told with its address.
+    let level = format!("{level},rustls_platform_verifier=off");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
@@ -68,7 +81,7 @@ pub fn run() -> ExitCode {
         .with_target(false)
         .init();
     let result = match cli.verb {
-        Verb::Build(args) => build::run(args),
+        Verb::Build(args) => build::run(*args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Diff(args) => diff::run(args),
@@ -77,6 +90,10 @@ pub fn run() -> ExitCode {
         Verb::Lab(args) => lab::run(args),
         Verb::Completion(args) => completion::run(&args, <Cli as clap::CommandFactory>::command()),
         Verb::Man(args) => man::run(&args, <Cli as clap::CommandFactory>::command()),
+        Verb::Spec(args) => spec::run(args),
+        Verb::Fetch(args) => fetch::run(args),
+        Verb::Update(args) => update::run(args),
+        Verb::Cache(verb) => cache::run(verb),
         Verb::Platform(args) => platform::run(args).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -1,31 +1,24 @@
-//! What to build: one description, from a file (`build.spec`, JSON as Triton's is) and from the
-//! command line, whose flags win.
+//! What to build: one description, from files (`build.spec`, JSON as Triton's is, and what is laid
+//! over it) and from the command line, whose flags win.
 
-use std::fs;
+pub mod check;
+pub mod form;
+pub mod keys;
+pub mod lines;
+pub mod merge;
+pub mod parts;
+pub mod schema;
+
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::image::output::Compression;
+use merge::{Merged, Problem};
+use parts::Parts;
 
 /// The file that is read when no other is named and it exists.
 pub const DEFAULT: &str = "build.spec";
-
-/// The keys that a file may have.
-const KEYS: [&str; 12] = [
-    "answer-file",
-    "authorized-keys",
-    "boot",
-    "compress",
-    "console",
-    "firmware",
-    "output",
-    "overlays",
-    "platform",
-    "runtime-dir",
-    "size",
-    "timeout",
-];
 
 /// What to build. Everything is optional; absent parts get defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
@@ -70,6 +63,18 @@ pub struct Spec {
     /// Seconds that the boot menu waits
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u16>,
+    /// Switch a feature of build.spec on; may be given several times
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip)]
+    pub feature: Vec<String>,
+    /// Switch a feature of build.spec off; may be given several times
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip)]
+    pub no_feature: Vec<String>,
+    /// What only the file can say: parts, where they come from, and more.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub parts: Parts,
 }
 
 /// One path, or a list of them.
@@ -87,26 +92,68 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>
     })
 }
 
-/// A console of the boot menu.
+/// A console of the boot menu. The loader's names (C§1.11) and Linux's are the same ports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 pub enum Console {
     /// The first serial port, 115200 baud.
     #[default]
-    #[serde(rename = "ttyS0")]
-    #[value(name = "ttyS0")]
+    #[serde(rename = "ttyS0", alias = "ttya")]
+    #[value(name = "ttyS0", alias = "ttya")]
     Serial,
     /// Screen and keyboard.
-    #[serde(rename = "tty0")]
-    #[value(name = "tty0")]
+    #[serde(rename = "tty0", alias = "text", alias = "graphics", alias = "vga")]
+    #[value(name = "tty0", aliases = ["text", "graphics", "vga"])]
     Vga,
+    /// The second serial port.
+    #[serde(rename = "ttyS1", alias = "ttyb")]
+    #[value(name = "ttyS1", alias = "ttyb")]
+    Serial2,
+    /// The third serial port.
+    #[serde(rename = "ttyS2", alias = "ttyc")]
+    #[value(name = "ttyS2", alias = "ttyc")]
+    Serial3,
+    /// The fourth serial port.
+    #[serde(rename = "ttyS3", alias = "ttyd")]
+    #[value(name = "ttyS3", alias = "ttyd")]
+    Serial4,
+    /// The serial port that `serial-dev` names.
+    #[serde(rename = "serial")]
+    #[value(name = "serial")]
+    SerialDev,
 }
 
 impl Console {
-    /// Its Linux name.
+    /// Its Linux name; that of `serial-dev` is not known here and taken for the first port.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Serial => "ttyS0",
+            Self::Serial | Self::SerialDev => "ttyS0",
             Self::Vga => "tty0",
+            Self::Serial2 => "ttyS1",
+            Self::Serial3 => "ttyS2",
+            Self::Serial4 => "ttyS3",
+        }
+    }
+
+    /// Its name for the illumos loader's `os_console`: `text` or `ttya` to `ttyd`.
+    pub fn illumos(self) -> &'static str {
+        match self {
+            Self::Serial | Self::SerialDev => "ttya",
+            Self::Vga => "text",
+            Self::Serial2 => "ttyb",
+            Self::Serial3 => "ttyc",
+            Self::Serial4 => "ttyd",
+        }
+    }
+
+    /// The console that is meant, when `serial-dev` is this; `ttyb` when it is not given (C§1.11).
+    #[must_use]
+    pub fn with_serial_dev(self, serial_dev: Option<&str>) -> Self {
+        match (self, serial_dev) {
+            (Self::SerialDev, Some("ttya")) => Self::Serial,
+            (Self::SerialDev, Some("ttyc")) => Self::Serial3,
+            (Self::SerialDev, Some("ttyd")) => Self::Serial4,
+            (Self::SerialDev, _) => Self::Serial2,
+            (other, _) => other,
         }
     }
 }
@@ -178,49 +225,58 @@ pub enum Error {
         /// Where and what.
         source: serde_json::Error,
     },
-    /// It has keys that nobody knows; all of them are told.
-    #[error("{path}: {}", .keys.join("; "))]
-    Keys {
-        /// The file.
-        path: PathBuf,
-        /// What is said of each key.
-        keys: Vec<String>,
-    },
+    /// What it says is wrong; all of it is told.
+    #[error("{}", text(.0))]
+    Problems(Vec<Problem>),
+}
+
+fn text(problems: &[Problem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        all => {
+            let lines: Vec<String> = all.iter().map(|problem| format!("\n  {problem}")).collect();
+            format!("{} things are wrong in the build.spec:{}", all.len(), lines.concat())
+        }
+    }
 }
 
 impl Spec {
-    /// Reads a file; relative paths in it start at its folder.
+    /// Reads a file and what is laid over it (`<file>.local`, `<file>.branches`); relative paths in
+    /// a file start at its folder.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let syntax = |source| Error::Syntax { path: path.to_owned(), source };
-        let object: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(&text).map_err(syntax)?;
-        let unknown = object.keys().filter(|key| !KEYS.contains(&key.as_str()));
-        let keys: Vec<String> = unknown.map(|key| unknown_key(key)).collect();
-        if !keys.is_empty() {
-            return Err(Error::Keys { path: path.to_owned(), keys });
+        let merged = Merged::read(path)?;
+        let spec = Self::of(&merged)?;
+        for over in &merged.overrides {
+            tracing::info!("overridden: {over}");
         }
-        // Read again from the text, so that an error tells its line.
-        let mut spec: Self = serde_json::from_str(&text).map_err(syntax)?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        for place in &mut spec.platform {
-            *place = folder.join(&*place);
+        match check::fit(&spec, &merged) {
+            problems if problems.is_empty() => Ok(spec),
+            problems => Err(Error::Problems(problems)),
         }
-        for place in [
-            &mut spec.boot,
-            &mut spec.runtime_dir,
-            &mut spec.overlays,
-            &mut spec.firmware,
-            &mut spec.answer_file,
-            &mut spec.authorized_keys,
-            &mut spec.output,
-        ] {
-            *place = place.take().map(|place| folder.join(place));
+    }
+
+    /// What merged files say.
+    ///
+    /// # Errors
+    /// When their form is wrong.
+    pub fn of(merged: &Merged) -> Result<Self, Error> {
+        if !merged.problems.is_empty() {
+            return Err(Error::Problems(merged.problems.clone()));
         }
+        let values = serde_json::Value::Object(merged.values.clone());
+        // The tables are stricter than the types; a test holds them together.
+        let wrong = |source| Error::Syntax { path: PathBuf::from(DEFAULT), source };
+        let mut spec: Self = serde_json::from_value(values.clone()).map_err(wrong)?;
+        spec.parts = serde_json::from_value(values).map_err(wrong)?;
+        let own = merged.values.iter().filter_map(|(name, value)| {
+            let known = keys::TOP.iter().any(|key| key.name == name);
+            let base = value.as_str().filter(|base| base.starts_with('/') || !known)?;
+            Some((name.clone(), base.to_owned()))
+        });
+        spec.parts.bases = own.collect();
         Ok(spec)
     }
 
@@ -240,81 +296,13 @@ impl Spec {
             size: self.size.or(base.size),
             console: self.console.or(base.console),
             timeout: self.timeout.or(base.timeout),
+            feature: [base.feature, self.feature].concat(),
+            no_feature: [base.no_feature, self.no_feature].concat(),
+            // No flag says anything of them.
+            parts: base.parts,
         }
     }
-}
-
-fn unknown_key(key: &str) -> String {
-    let nearest = KEYS.iter().map(|known| (distance(key, known), known)).min();
-    match nearest {
-        Some((steps, known)) if steps <= 3 => {
-            format!("unknown key {key:?}, did you mean {known:?}?")
-        }
-        Some((_, known)) => format!(
-            "unknown key {key:?} (the nearest one is {known:?}; all of them: {})",
-            KEYS.join(", ")
-        ),
-        None => format!("unknown key {key:?}"),
-    }
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (above, to) in row.windows(2).zip(b.chars()) {
-            if let [corner, above] = *above {
-                left = (left + 1).min(above + 1).min(corner + usize::from(from != to));
-                next.push(left);
-            }
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(text: &str) -> Result<Spec, Error> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("build.spec");
-        fs::write(&path, text).unwrap();
-        Spec::read(&path).map(|mut spec| {
-            let strip = |path: PathBuf| path.strip_prefix(dir.path()).unwrap().to_owned();
-            spec.answer_file = spec.answer_file.map(strip);
-            spec
-        })
-    }
-
-    #[test]
-    fn flags_win_over_the_file() {
-        let file = spec(r#"{"answer-file": "a.json", "console": "tty0", "size": "8gb"}"#).unwrap();
-        let flags = Spec { console: Some(Console::Serial), ..Spec::default() };
-        let merged = flags.or(file);
-        assert_eq!(merged.console, Some(Console::Serial));
-        assert_eq!(merged.answer_file, Some(PathBuf::from("a.json")));
-        assert_eq!(merged.size, Some(Size::Bytes(8_000_000_000)));
-    }
-
-    #[test]
-    fn unknown_keys_are_told_with_the_nearest() {
-        let error = spec(r#"{"answers-file": "x", "zones": {}}"#).unwrap_err().to_string();
-        assert!(error.contains(r#""answers-file", did you mean "answer-file"?"#), "{error}");
-        assert!(error.contains(r#""zones""#), "{error}");
-        let error = spec("{\n \"size\": \"big\"}").unwrap_err().to_string();
-        assert!(error.contains("is no size") && error.contains("line 2"), "{error}");
-    }
-
-    #[test]
-    fn every_field_is_a_known_key() {
-        let all: serde_json::Map<_, _> =
-            KEYS.iter().map(|key| ((*key).to_owned(), serde_json::Value::Null)).collect();
-        let text = serde_json::to_string(&all).unwrap();
-        assert_eq!(spec(&text).unwrap(), Spec::default());
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
-}
+mod tests;
