@@ -156,7 +156,7 @@ pub fn inputs(spec: Spec) -> anyhow::Result<Inputs> {
         platforms,
         default_platform: None,
         boot: spec.boot,
-        smartos: smartos_options(spec.console),
+        smartos: smartos_options(&spec),
         extra: Vec::new(),
         programs,
         overlays,
@@ -221,15 +221,20 @@ fn our_programs(
     }
 }
 
-/// The console as illumos names it. Without a wish it is Triton's default, the second serial port.
-fn smartos_options(console: Option<Console>) -> smartos::Options {
+/// How a SmartOS headnode boots. Without a wish its console is Triton's default, the second serial
+/// port.
+fn smartos_options(spec: &Spec) -> smartos::Options {
     let default = smartos::Options::default();
-    match console {
-        None => default,
-        Some(Console::Serial) => {
-            smartos::Options { console: smartos::SERIAL[0], serial: smartos::SERIAL[0], ..default }
-        }
-        Some(Console::Vga) => smartos::Options { console: "text", ..default },
+    let serial_dev = spec.parts.serial_dev.as_deref();
+    let port = |name: &str| smartos::SERIAL.into_iter().find(|port| *port == name);
+    let console = spec.console.map(|console| console.with_serial_dev(serial_dev).illumos());
+    let serial = serial_dev.or(console).and_then(port).unwrap_or(default.serial);
+    smartos::Options {
+        console: console.unwrap_or(serial),
+        serial,
+        smt: spec.parts.smt_enabled.unwrap_or(default.smt),
+        ipxe: spec.parts.ipxe.unwrap_or(default.ipxe),
+        ..default
     }
 }
 

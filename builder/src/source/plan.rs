@@ -55,13 +55,16 @@ pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
     let parts = &spec.parts;
     let single = [
         ("authorized-keys", &spec.authorized_keys),
+        ("boot", &spec.boot),
         ("control-bundle", &parts.control_bundle),
-        ("platform", &spec.platform),
     ];
     let mut all: Vec<(String, PathBuf)> = single
         .into_iter()
         .filter_map(|(key, path)| Some((format!("local.{key}"), path.clone()?)))
         .collect();
+    for (number, path) in spec.platform.iter().enumerate() {
+        all.push((format!("local.platform.{number}"), path.clone()));
+    }
     for (number, platform) in parts.platforms.iter().enumerate() {
         all.extend(platform.path.clone().map(|path| (format!("local.platforms.{number}"), path)));
     }

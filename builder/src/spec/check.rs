@@ -53,15 +53,18 @@ pub fn all(spec: &Spec, merged: &Merged, env: Env<'_>) -> Vec<Problem> {
     let files = [
         ("answer-file", &spec.answer_file),
         ("authorized-keys", &spec.authorized_keys),
+        ("boot", &spec.boot),
         ("control-bundle", &parts.control_bundle),
         ("firmware", &spec.firmware),
-        ("platform", &spec.platform),
         ("signing-key", &parts.signing_key),
     ];
     for (key, path) in files {
         if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
             check.say(&[key], format!("there is no file {}", path.display()));
         }
+    }
+    for path in spec.platform.iter().filter(|path| !path.is_file()) {
+        check.say(&["platform"], format!("there is no file {}", path.display()));
     }
     let folders = [
         ("bits-dir", &parts.bits_dir),
@@ -151,7 +154,7 @@ impl Check<'_> {
         if platforms.len() > 1 && defaults != 1 {
             self.say(&["platforms"], format!("one must be the default, but {defaults} are"));
         }
-        if !platforms.is_empty() && spec.platform.is_some() {
+        if !platforms.is_empty() && !spec.platform.is_empty() {
             self.say(&["platform"], "there is \"platforms\" too: keep one of them".to_owned());
         }
     }
