@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::progress::bytes;
 use crate::source::fetch::Board;
-use crate::source::http::Watch;
+use crate::source::watch::Watch;
 
 /// The transfers of a run.
 pub struct Transfers {

@@ -9,7 +9,7 @@
 //!
 //! A file appears among the objects by renaming, after it was synced, so it is whole or not there,
 //! whatever was killed. Who uses an object holds a shared lock on it, and the clean-up deletes only
-//! what it can lock alone; both locks are the kernel's, so a dead process holds none.
+//! what it can lock alone; all locks are the kernel's, so a dead process holds none.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -118,6 +118,16 @@ impl Cache {
 
     pub(super) fn about_path(&self, sha256: &str) -> PathBuf {
         self.folder.join("about").join(sha256)
+    }
+
+    /// Held while objects appear or disappear: otherwise one could be put in the place of another
+    /// that is just being deleted, and be deleted in its stead.
+    pub(super) fn gate(&self) -> Result<File, Error> {
+        let path = self.folder.join("gate");
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let gate = open.map_err(|source| self.error("opening", &path, source))?;
+        gate.lock().map_err(|source| self.error("locking", &path, source))?;
+        Ok(gate)
     }
 
     /// The object with this SHA-256, when it is there. It counts as used now.
@@ -284,13 +294,6 @@ impl Slot {
             cache.write(&cache.about_path(sha256), &text)?;
             keys.iter().try_for_each(|key| cache.write(&cache.known_path(key), sha256.as_bytes()))
         };
-        // The same content came from elsewhere: whoever uses that one has its lock on it.
-        if let Some(object) = cache.get(sha256)? {
-            cache.remove(&self.path)?;
-            cache.remove(&self.notes())?;
-            note()?;
-            return Ok(object);
-        }
         let path = cache.object_path(sha256);
         let folder = path.parent().unwrap_or(&cache.folder).to_owned();
         fs::create_dir_all(&folder).map_err(|source| cache.error("making", &folder, source))?;
@@ -298,9 +301,18 @@ impl Slot {
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(wrong)?;
         self.file.sync_all().map_err(wrong)?;
         let size = self.file.metadata().map_err(wrong)?.len();
+        let gate = cache.gate()?;
+        // The same content came from elsewhere: whoever uses that one has its lock on it.
+        if let Some(object) = cache.get(sha256)? {
+            cache.remove(&self.path)?;
+            cache.remove(&self.notes())?;
+            note()?;
+            return Ok(object);
+        }
         // Before it can be seen by the clean-up.
         self.file.lock_shared().map_err(wrong)?;
         fs::rename(&self.path, &path).map_err(wrong)?;
+        drop(gate);
         File::open(&folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|source| cache.error("syncing", &folder, source))?;

@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::cache::{About, Cache, Object};
 use super::digest::Digests;
-use super::http::{Head, Http, Watch};
+use super::http::{Head, Http};
 use super::imgmanifest;
 use super::lock::{Entry, Kind, Lock, Origin};
 use super::packing;
 use super::resolve::Wanted;
+use super::watch::Watch;
 
 /// Files that are transferred at the same time, when nothing else is said.
 pub const JOBS: usize = 4;
@@ -48,6 +49,17 @@ impl Artefact {
         Kind::of(&self.entry.name)
     }
 
+    /// What it is for, when it is an entry of `files`: its name there, without the `-debug` of a
+    /// DEBUG build (`platform`, `platboot`, `platimages`, `ipxe`, `sdcadm`, `agents`, …).
+    pub fn role(&self) -> Option<String> {
+        match self.kind() {
+            Some(Kind::File(name)) => {
+                Some(name.strip_suffix("-debug").map_or(name.clone(), str::to_owned))
+            }
+            _ => None,
+        }
+    }
+
     /// The last part of its address.
     pub fn file_name(&self) -> &str {
         let path = self.entry.url.split(['?', '#']).next().unwrap_or_default();
@@ -66,7 +78,7 @@ pub struct NoBoard;
 
 impl Board for NoBoard {
     fn begin(&self, _: &str) -> Box<dyn Watch + '_> {
-        Box::new(super::http::Unwatched)
+        Box::new(super::watch::Unwatched)
     }
 }
 

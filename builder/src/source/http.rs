@@ -14,6 +14,7 @@ use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 use super::cache::{self, Slot};
 use super::headers::{content_range, length, retry_after, validator};
+use super::watch::{Unwatched, Watch};
 
 /// Redirects that are followed.
 const REDIRECTS: u32 = 5;
@@ -76,25 +77,6 @@ pub enum Error {
     /// The cache cannot take it.
     #[error(transparent)]
     Cache(#[from] cache::Error),
-}
-
-/// Sees how a transfer goes.
-pub trait Watch: Sync {
-    /// Its length in bytes is known.
-    fn length(&self, bytes: u64);
-    /// So many bytes are there.
-    fn at(&self, bytes: u64);
-    /// Something went wrong; it is tried again.
-    fn trouble(&self, text: &str);
-}
-
-/// A watcher that looks away.
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn length(&self, _: u64) {}
-    fn at(&self, _: u64) {}
-    fn trouble(&self, _: &str) {}
 }
 
 /// What a server says of a file without sending it.
@@ -446,7 +428,9 @@ impl Http {
                 Err(Fault::Again(why, asked)) => {
                     failed = if progress { 1 } else { failed + 1 };
                     // A server that sends a little each time is not followed for ever.
-                    if failed >= self.patience.attempts || all >= 50 * self.patience.attempts {
+                    if failed >= self.patience.attempts
+                        || all >= self.patience.attempts.saturating_mul(50)
+                    {
                         let url = url.to_owned();
                         return Err(Error::GivenUp { url, attempts: all, why });
                     }

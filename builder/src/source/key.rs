@@ -72,7 +72,7 @@ pub fn key_files(artefacts: &[Artefact], spec: &Spec) -> Result<Vec<(String, Con
             }
             Some(Kind::OriginManifest(uuid)) => Some(format!("images/{uuid}.imgmanifest")),
             Some(Kind::OriginImage(uuid)) => Some(format!("images/{uuid}.imgfile")),
-            Some(Kind::File(name)) => match name.as_str() {
+            Some(Kind::File(_)) => match artefact.role().unwrap_or_default().as_str() {
                 "sdcadm" => Some("sdcadm-install.sh".to_owned()),
                 "agents" | "agents_md5" => {
                     Some(format!("ur-scripts/{}", artefact.file_name().to_lowercase()))

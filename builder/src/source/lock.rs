@@ -135,6 +135,11 @@ impl Lock {
             if Kind::of(name).is_none() {
                 problems.push(format!("{name:?} is no name of a part"));
             }
+            let file = entry.url.strip_prefix("file:");
+            let plain = |name: &str| !matches!(name, "" | "." | "..") && !name.contains('/');
+            if entry.source == Origin::File && !file.is_some_and(plain) {
+                problems.push(format!("{name}: its url must be file: and a name"));
+            }
             if !is_hex(&entry.sha256, 64) {
                 problems.push(format!("{name}: its sha256 is none"));
             }
@@ -326,11 +331,19 @@ mod tests {
         bad.digest = Some("crc:1".to_owned());
         let mut odd = entry("file.../x", "1");
         odd.origin = Some("no".to_owned());
+        odd.source = Origin::File;
+        odd.url = "file:../x".to_owned();
         let lock = Lock { version: 2, artefacts: vec![bad.clone(), bad, odd] };
         let problems = Lock::parse(&lock.text()).unwrap_err().join("\n");
-        for wanted in
-            ["its form is 2", "twice", "sha256", "no digest", "no name of a part", "no UUID"]
-        {
+        for wanted in [
+            "its form is 2",
+            "twice",
+            "sha256",
+            "no digest",
+            "no name of a part",
+            "no UUID",
+            "file: and a name",
+        ] {
             assert!(problems.contains(wanted), "{wanted} in {problems}");
         }
         assert!(Lock::parse("{\"version\": 1}").unwrap_err()[0].contains("artefacts"));

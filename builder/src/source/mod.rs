@@ -20,3 +20,4 @@ pub mod platform;
 pub mod programs;
 pub mod resolve;
 pub mod upkeep;
+pub mod watch;

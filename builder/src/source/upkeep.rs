@@ -120,6 +120,7 @@ impl Cache {
     /// Deletes an object unless it is in use.
     fn delete(&self, sha256: &str) -> Result<bool, Error> {
         let path = self.object_path(sha256);
+        let _gate = self.gate()?;
         let Ok(file) = File::open(&path) else { return Ok(true) };
         match file.try_lock() {
             Ok(()) => {}
@@ -190,4 +191,57 @@ impl Cache {
 pub fn days_ago(days: u64) -> SystemTime {
     let ago = Duration::from_secs(days.saturating_mul(24 * 3600));
     SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Counts down also when its thread panics, so that the others end.
+    struct Running<'a>(&'a AtomicUsize);
+
+    impl Drop for Running<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Locks on files opened apart count within a process as they do between processes.
+    #[test]
+    fn what_is_held_stays_whatever_others_delete() {
+        const USERS: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let running = AtomicUsize::new(USERS);
+        let deleted = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for user in 0..USERS {
+                let (dir, running) = (&dir, Running(&running));
+                scope.spawn(move || {
+                    let _running = running;
+                    let cache = Cache::open(dir.path()).unwrap();
+                    for round in 0..60 {
+                        let text = format!("content {}", (user + round) % 3);
+                        let object = cache.put(text.as_bytes(), &About::default()).unwrap();
+                        let again = cache.get(&object.sha256).unwrap().unwrap();
+                        assert_eq!(fs::read_to_string(&again.path).unwrap(), text);
+                        drop(object);
+                        assert_eq!(fs::read_to_string(&again.path).unwrap(), text);
+                    }
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let cache = Cache::open(dir.path()).unwrap();
+                    while running.load(Ordering::SeqCst) > 0 {
+                        let keep = Keep { bytes: Some(0), ..Keep::default() };
+                        let cleaned = cache.clean(&keep).unwrap();
+                        deleted.fetch_add(cleaned.deleted.len(), Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(deleted.load(Ordering::SeqCst) > 0);
+    }
 }
