@@ -11,6 +11,7 @@ use serde_json::json;
 use super::interrupt;
 use super::progress::{Steps, bytes};
 use crate::assemble::{self, Built};
+use crate::spec::parts::process_env;
 use crate::spec::{self, Spec};
 
 /// Build a headnode image
@@ -20,7 +21,7 @@ use crate::spec::{self, Spec};
 /// and the same inputs give the same bytes.
 ///
 /// What is to be built may also be told by a file of JSON, build.spec, whose keys are the flags'
-/// names (and `answer-file` for --answers). Flags win over the file.
+/// names (and `answer-file` for --answers) and more: see `headnode spec`. Flags win over the file.
 ///
 /// Examples:
 ///   headnode build
@@ -47,7 +48,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let default = Path::new(spec::DEFAULT);
     let file = args.spec.or_else(|| default.is_file().then(|| default.to_owned()));
     let base = file.map(|path| Spec::read(&path)).transpose()?.unwrap_or_default();
-    let inputs = assemble::inputs(args.flags.or(base))?;
+    let spec = args.flags.or(base);
+    if let Err(problems) = spec.features(&process_env) {
+        anyhow::bail!(problems.join("\n"));
+    }
+    let inputs = assemble::inputs(spec)?;
     let folder = match &inputs.output {
         Some(file) if file.is_dir() => anyhow::bail!("{} is a folder", file.display()),
         Some(file) => match file.parent() {

@@ -18,6 +18,18 @@ pub fn remove_on_interrupt(folder: PathBuf) {
 /// # Errors
 /// When they cannot be watched.
 pub fn watch() -> anyhow::Result<()> {
+    watch_saying("nothing was left behind")
+}
+
+/// The same for transfers: what came so far stays in the cache.
+///
+/// # Errors
+/// When the signals cannot be watched.
+pub fn watch_transfers() -> anyhow::Result<()> {
+    watch_saying("the next run resumes what was being fetched")
+}
+
+fn watch_saying(text: &'static str) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -39,7 +51,7 @@ pub fn watch() -> anyhow::Result<()> {
                 eprintln!("headnode: removing {}: {error}", folder.display());
             }
         }
-        eprintln!("headnode: interrupted, nothing was left behind");
+        eprintln!("headnode: interrupted, {text}");
         std::process::exit(code);
     });
     Ok(())

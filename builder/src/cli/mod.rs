@@ -1,12 +1,16 @@
 //! The verbs of the command line, one file each: arguments in, calls out, text or JSON out.
 
 pub mod build;
+pub mod cache;
+pub mod fetch;
 pub mod inspect;
 pub mod interrupt;
 pub mod lab;
 pub mod platform;
 pub mod progress;
 pub mod spec;
+pub mod transfers;
+pub mod update;
 pub mod verify;
 
 use std::io::IsTerminal;
@@ -34,11 +38,16 @@ Exit codes: 0 it worked, 1 it failed or what was checked is damaged, 2 wrong arg
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    Build(build::Args),
+    Build(Box<build::Args>),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Lab(lab::Args),
     Spec(spec::Args),
+    Fetch(fetch::Args),
+    Update(update::Args),
+    /// Look after the cache of fetched parts
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Make platform images
     Platform(platform::Platform),
 }
@@ -52,6 +61,8 @@ pub fn run() -> ExitCode {
         1 => "info",
         _ => "debug",
     };
+    // What it logs as an error comes back as one and is told with its address.
+    let level = format!("{level},rustls_platform_verifier=off");
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
@@ -59,11 +70,14 @@ pub fn run() -> ExitCode {
         .with_target(false)
         .init();
     let result = match cli.verb {
-        Verb::Build(args) => build::run(args),
+        Verb::Build(args) => build::run(*args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Spec(args) => spec::run(args),
+        Verb::Fetch(args) => fetch::run(args),
+        Verb::Update(args) => update::run(args),
+        Verb::Cache(verb) => cache::run(verb),
         Verb::Platform(args) => platform::run(args).map(|()| ExitCode::SUCCESS),
     };
     match result {

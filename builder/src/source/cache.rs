@@ -9,19 +9,18 @@
 //!
 //! A file appears among the objects by renaming, after it was synced, so it is whole or not there,
 //! whatever was killed. Who uses an object holds a shared lock on it, and the clean-up deletes only
-//! what it can lock alone; both locks are the kernel's, so a dead process holds none.
+//! what it can lock alone; all locks are the kernel's, so a dead process holds none.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::{self, Digests};
+use super::digest;
 use crate::spec::form::is_hex;
 
 /// Why the cache cannot be used.
@@ -54,7 +53,7 @@ pub enum Error {
 /// The cache.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 /// A file in the cache, which stays there as long as this value lives.
@@ -78,44 +77,6 @@ pub struct About {
     pub version: String,
     /// Where it came from.
     pub url: String,
-}
-
-/// An object in a list.
-#[derive(Debug, Clone, Serialize)]
-pub struct Listed {
-    /// Its SHA-256 in hex.
-    pub sha256: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Seconds since 1970 when it was last used.
-    pub used: u64,
-    /// Name, version and address of its last use.
-    #[serde(flatten)]
-    pub about: About,
-}
-
-/// What the clean-up is to keep.
-#[derive(Debug, Clone, Default)]
-pub struct Keep {
-    /// Everything that was used since then.
-    pub since: Option<SystemTime>,
-    /// The most recently used that together have no more than so many bytes.
-    pub bytes: Option<u64>,
-    /// These digests, whatever their age.
-    pub digests: BTreeSet<String>,
-}
-
-/// What the clean-up did.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Cleaned {
-    /// What was deleted.
-    pub deleted: Vec<Listed>,
-    /// What should have gone but is in use.
-    pub in_use: Vec<Listed>,
-    /// How many broken-off transfers were deleted.
-    pub partial: usize,
-    /// Bytes that are left.
-    pub left: u64,
 }
 
 /// A place for a transfer, held by one process at a time.
@@ -151,12 +112,22 @@ impl Cache {
         }
     }
 
-    fn object_path(&self, sha256: &str) -> PathBuf {
+    pub(super) fn object_path(&self, sha256: &str) -> PathBuf {
         self.folder.join("objects").join(sha256.get(..2).unwrap_or_default()).join(sha256)
     }
 
-    fn about_path(&self, sha256: &str) -> PathBuf {
+    pub(super) fn about_path(&self, sha256: &str) -> PathBuf {
         self.folder.join("about").join(sha256)
+    }
+
+    /// Held while objects appear or disappear: otherwise one could be put in the place of another
+    /// that is just being deleted, and be deleted in its stead.
+    pub(super) fn gate(&self) -> Result<File, Error> {
+        let path = self.folder.join("gate");
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let gate = open.map_err(|source| self.error("opening", &path, source))?;
+        gate.lock().map_err(|source| self.error("locking", &path, source))?;
+        Ok(gate)
     }
 
     /// The object with this SHA-256, when it is there. It counts as used now.
@@ -242,145 +213,13 @@ impl Cache {
         }
     }
 
-    /// Everything in the cache, the most recently used first.
-    ///
-    /// # Errors
-    /// When a folder cannot be read.
-    pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let mut all = Vec::new();
-        for folder in self.items(&self.folder.join("objects"))? {
-            for path in self.items(&folder)? {
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                // Gone since, or nothing of ours.
-                let Ok(meta) = fs::metadata(&path) else { continue };
-                if !is_hex(name, 64) {
-                    continue;
-                }
-                let used = meta
-                    .modified()
-                    .ok()
-                    .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-                let about = fs::read(self.about_path(name)).ok();
-                let about = about.and_then(|text| serde_json::from_slice(&text).ok());
-                all.push(Listed {
-                    sha256: name.to_owned(),
-                    size: meta.len(),
-                    used: used.unwrap_or_default().as_secs(),
-                    about: about.unwrap_or_default(),
-                });
-            }
-        }
-        all.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.sha256.cmp(&b.sha256)));
-        Ok(all)
-    }
-
-    fn items(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
-        let wrong = |source| self.error("reading", folder, source);
-        let mut paths = Vec::new();
-        for item in fs::read_dir(folder).map_err(wrong)? {
-            paths.push(item.map_err(wrong)?.path());
-        }
-        paths.sort();
-        Ok(paths)
-    }
-
-    /// Deletes what is not to be kept. What a running build uses stays in any case.
-    ///
-    /// # Errors
-    /// When something cannot be deleted.
-    pub fn clean(&self, keep: &Keep) -> Result<Cleaned, Error> {
-        let mut cleaned = Cleaned::default();
-        let since = keep.since.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        for object in self.list()? {
-            let old = since.is_some_and(|since| object.used < since.as_secs());
-            let much = keep.bytes.is_some_and(|most| cleaned.left + object.size > most);
-            if !(old || much) || keep.digests.contains(&object.sha256) {
-                cleaned.left += object.size;
-            } else if self.delete(&object.sha256)? {
-                cleaned.deleted.push(object);
-            } else {
-                cleaned.left += object.size;
-                cleaned.in_use.push(object);
-            }
-        }
-        cleaned.partial = self.clean_partial(keep)?;
-        self.clean_known()?;
-        Ok(cleaned)
-    }
-
-    /// Deletes an object unless it is in use.
-    fn delete(&self, sha256: &str) -> Result<bool, Error> {
-        let path = self.object_path(sha256);
-        let Ok(file) = File::open(&path) else { return Ok(true) };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(source)) => return Err(self.error("locking", &path, source)),
-        }
-        self.remove(&path)?;
-        self.remove(&self.about_path(sha256))?;
-        Ok(true)
-    }
-
-    fn remove(&self, path: &Path) -> Result<(), Error> {
+    pub(super) fn remove(&self, path: &Path) -> Result<(), Error> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(self.error("deleting", path, error))
             }
             _ => Ok(()),
         }
-    }
-
-    fn clean_partial(&self, keep: &Keep) -> Result<usize, Error> {
-        let mut count = 0;
-        for path in self.items(&self.folder.join("partial"))? {
-            if path.extension().is_none_or(|end| end != "lock") {
-                continue;
-            }
-            let Ok(lock) = File::open(&path) else { continue };
-            let data = path.with_extension("");
-            let touched = fs::metadata(&data).and_then(|meta| meta.modified()).ok();
-            let fresh = keep.since.is_some_and(|since| touched.is_some_and(|time| time >= since));
-            if fresh || lock.try_lock().is_err() {
-                continue;
-            }
-            count += usize::from(touched.is_some());
-            self.remove(&data)?;
-            self.remove(&path.with_extension("json"))?;
-            self.remove(&path)?;
-        }
-        Ok(count)
-    }
-
-    /// Deletes what stands for objects that are gone.
-    fn clean_known(&self) -> Result<(), Error> {
-        for path in self.items(&self.folder.join("known"))? {
-            let sha256 = fs::read_to_string(&path).unwrap_or_default();
-            if !self.object_path(sha256.trim()).exists() {
-                self.remove(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads an object anew and says whether it is what its name says. Damaged ones are deleted
-    /// with `repair`, so that the next fetch brings them again.
-    ///
-    /// # Errors
-    /// When it cannot be read or deleted.
-    pub fn verify(&self, sha256: &str, repair: bool) -> Result<bool, Error> {
-        let path = self.object_path(sha256);
-        let digests = match Digests::of_file(&path) {
-            Ok(digests) => digests,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(source) => return Err(self.error("reading", &path, source)),
-        };
-        let whole = digests.sha256 == sha256;
-        if !whole && repair {
-            self.remove(&path)?;
-            self.remove(&self.about_path(sha256))?;
-        }
-        Ok(whole)
     }
 
     /// Writes a small file whole.
@@ -455,13 +294,6 @@ impl Slot {
             cache.write(&cache.about_path(sha256), &text)?;
             keys.iter().try_for_each(|key| cache.write(&cache.known_path(key), sha256.as_bytes()))
         };
-        // The same content came from elsewhere: whoever uses that one has its lock on it.
-        if let Some(object) = cache.get(sha256)? {
-            cache.remove(&self.path)?;
-            cache.remove(&self.notes())?;
-            note()?;
-            return Ok(object);
-        }
         let path = cache.object_path(sha256);
         let folder = path.parent().unwrap_or(&cache.folder).to_owned();
         fs::create_dir_all(&folder).map_err(|source| cache.error("making", &folder, source))?;
@@ -469,9 +301,18 @@ impl Slot {
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(wrong)?;
         self.file.sync_all().map_err(wrong)?;
         let size = self.file.metadata().map_err(wrong)?.len();
+        let gate = cache.gate()?;
+        // The same content came from elsewhere: whoever uses that one has its lock on it.
+        if let Some(object) = cache.get(sha256)? {
+            cache.remove(&self.path)?;
+            cache.remove(&self.notes())?;
+            note()?;
+            return Ok(object);
+        }
         // Before it can be seen by the clean-up.
         self.file.lock_shared().map_err(wrong)?;
         fs::rename(&self.path, &path).map_err(wrong)?;
+        drop(gate);
         File::open(&folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|source| cache.error("syncing", &folder, source))?;
@@ -480,10 +321,4 @@ impl Slot {
         let held = Arc::new(self.file);
         Ok(Object { path, sha256: sha256.to_owned(), size, _held: held })
     }
-}
-
-/// The time so many days ago.
-pub fn days_ago(days: u64) -> SystemTime {
-    let ago = Duration::from_secs(days.saturating_mul(24 * 3600));
-    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
 }

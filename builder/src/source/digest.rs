@@ -11,6 +11,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use crate::image::output::hex;
+use crate::platform::cache::hex as bytes_hex;
 use crate::spec::form::is_hex;
 
 /// SHA-256 of bytes, in hex.
@@ -57,28 +58,35 @@ impl FromStr for Digest {
     }
 }
 
-/// All digests of a file.
+/// What is known of a file that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digests {
     /// Size in bytes.
     pub size: u64,
     /// In hex.
-    pub md5: String,
-    /// In hex.
-    pub sha1: String,
-    /// In hex.
     pub sha256: String,
+    /// Of the kind that was asked for.
+    pub like: Option<Digest>,
 }
 
 impl Digests {
-    /// Reads a file.
+    /// Reads a file; besides SHA-256 takes a digest of the kind of `like`.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn of_file(path: &Path) -> io::Result<Self> {
-        let (mut md5, mut sha1, mut sha256) = (Md5::new(), Sha1::new(), Sha256::new());
+    pub fn of_file(path: &Path, like: Option<&Digest>) -> io::Result<Self> {
+        Self::of(File::open(path)?, like)
+    }
+
+    /// The same of a stream.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(mut file: impl Read, like: Option<&Digest>) -> io::Result<Self> {
+        let mut sha256 = Sha256::new();
+        let mut md5 = matches!(like, Some(Digest::Md5(_))).then(Md5::new);
+        let mut sha1 = matches!(like, Some(Digest::Sha1(_))).then(Sha1::new);
         let mut size = 0;
-        let mut file = File::open(path)?;
         let mut buffer = vec![0; 256 * 1024];
         loop {
             let count = file.read(&mut buffer)?;
@@ -87,26 +95,19 @@ impl Digests {
                 break;
             }
             size += bytes.len() as u64;
-            md5.update(bytes);
-            sha1.update(bytes);
             sha256.update(bytes);
+            if let Some(md5) = &mut md5 {
+                md5.update(bytes);
+            }
+            if let Some(sha1) = &mut sha1 {
+                sha1.update(bytes);
+            }
         }
-        let text = |bytes: &[u8]| crate::platform::cache::hex(bytes);
-        Ok(Self {
-            size,
-            md5: text(&md5.finalize()),
-            sha1: text(&sha1.finalize()),
-            sha256: text(&sha256.finalize()),
-        })
-    }
-
-    /// The one of the same kind as `other`.
-    pub fn like(&self, other: &Digest) -> Digest {
-        match other {
-            Digest::Md5(_) => Digest::Md5(self.md5.clone()),
-            Digest::Sha1(_) => Digest::Sha1(self.sha1.clone()),
-            Digest::Sha256(_) => Digest::Sha256(self.sha256.clone()),
-        }
+        let sha256 = hex(sha256);
+        let md5 = md5.map(|md5| Digest::Md5(bytes_hex(&md5.finalize())));
+        let sha1 = sha1.map(|sha1| Digest::Sha1(bytes_hex(&sha1.finalize())));
+        let ours = matches!(like, Some(Digest::Sha256(_))).then(|| Digest::Sha256(sha256.clone()));
+        Ok(Self { size, like: md5.or(sha1).or(ours), sha256 })
     }
 }
 
@@ -149,14 +150,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("abc");
         std::fs::write(&path, "abc").unwrap();
-        let digests = Digests::of_file(&path).unwrap();
         // RFC 1321 and FIPS 180.
-        assert_eq!(digests.md5, "900150983cd24fb0d6963f7d28e17f72");
-        assert_eq!(digests.sha1, "a9993e364706816aba3e25717850c26c9cd0d89d");
-        assert_eq!(digests.sha256, sha256(b"abc"));
-        assert!(digests.sha256.starts_with("ba7816bf"));
-        let digest: Digest = format!("md5:{}", digests.md5).parse().unwrap();
-        assert_eq!(digests.like(&digest), digest);
+        for digest in [
+            "md5:900150983cd24fb0d6963f7d28e17f72",
+            "sha1:a9993e364706816aba3e25717850c26c9cd0d89d",
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        ] {
+            let digest: Digest = digest.parse().unwrap();
+            let digests = Digests::of_file(&path, Some(&digest)).unwrap();
+            assert_eq!(digests.like, Some(digest));
+            assert_eq!((digests.size, digests.sha256), (3, sha256(b"abc")));
+        }
+        assert_eq!(Digests::of_file(&path, None).unwrap().like, None);
     }
 
     #[test]

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use ureq::http::{HeaderMap, StatusCode, header};
+use ureq::http::StatusCode;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 use super::cache::{self, Slot};
+use super::headers::{content_range, length, retry_after, validator};
+use super::watch::{Unwatched, Watch};
 
 /// Redirects that are followed.
 const REDIRECTS: u32 = 5;
@@ -75,25 +77,6 @@ pub enum Error {
     /// The cache cannot take it.
     #[error(transparent)]
     Cache(#[from] cache::Error),
-}
-
-/// Sees how a transfer goes.
-pub trait Watch: Sync {
-    /// Its length in bytes is known.
-    fn length(&self, bytes: u64);
-    /// So many bytes are there.
-    fn at(&self, bytes: u64);
-    /// Something went wrong; it is tried again.
-    fn trouble(&self, text: &str);
-}
-
-/// A watcher that looks away.
-pub struct Unwatched;
-
-impl Watch for Unwatched {
-    fn length(&self, _: u64) {}
-    fn at(&self, _: u64) {}
-    fn trouble(&self, _: &str) {}
 }
 
 /// What a server says of a file without sending it.
@@ -195,6 +178,11 @@ impl Http {
     pub fn head(&self, url: &str) -> Result<Head, Error> {
         self.attempts(url, &Unwatched, |_| {
             let response = self.agent.head(url).call().map_err(|error| self.fault(url, error))?;
+            // Some servers answer GET only: then nothing is known beforehand.
+            let unable = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+            if unable.contains(&response.status()) {
+                return Ok(Head::default());
+            }
             let response = self.judge(url, response)?;
             let headers = response.headers();
             Ok(Head { size: length(headers), validator: validator(headers) })
@@ -202,7 +190,7 @@ impl Http {
     }
 
     /// Transfers a file into a place of the cache, resuming what is there. `size` is what it must
-    /// have, when the source says.
+    /// have, when the source says. Returns what the server said of the file that came.
     ///
     /// # Errors
     /// See [`Error`].
@@ -212,7 +200,7 @@ impl Http {
         size: Option<u64>,
         slot: &Slot,
         watch: &dyn Watch,
-    ) -> Result<(), Error> {
+    ) -> Result<Head, Error> {
         let mut have = self.resumable(url, size, slot)?;
         watch.at(have);
         self.attempts(url, watch, |progress| {
@@ -220,13 +208,15 @@ impl Http {
             let result = self.transfer(url, size, slot, &mut have, watch);
             *progress = have > before;
             result
-        })
+        })?;
+        let notes = notes(slot).unwrap_or_default();
+        let validator = Some(notes.validator).filter(|validator| !validator.is_empty());
+        Ok(Head { size: Some(have), validator })
     }
 
     /// How many bytes of a broken-off transfer can be kept.
     fn resumable(&self, url: &str, size: Option<u64>, slot: &Slot) -> Result<u64, Error> {
-        let notes: Option<Notes> =
-            fs::read(slot.notes()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let notes = notes(slot);
         let have = slot.file().metadata().map_or(0, |meta| meta.len());
         let fits = |notes: &Notes| {
             let all = size.or(notes.size);
@@ -251,9 +241,7 @@ impl Http {
         watch: &dyn Watch,
     ) -> Result<(), Fault> {
         let wrong = |why: String| Fault::Final(Error::Wrong { url: url.to_owned(), why });
-        let notes: Option<Notes> =
-            fs::read(slot.notes()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let validator_then = notes.map(|notes| notes.validator).unwrap_or_default();
+        let validator_then = notes(slot).map(|notes| notes.validator).unwrap_or_default();
         let all_there = size.is_some_and(|size| *have == size);
         if all_there && *have > 0 {
             // The digest will tell whether it is right.
@@ -401,6 +389,11 @@ impl Http {
             | ureq::Error::Rustls(_)
             | ureq::Error::Http(_) => wrong(error.to_string()),
             ureq::Error::Timeout(_) => Fault::Again(self.silent(), None),
+            // Another attempt would be shown the same certificate.
+            ureq::Error::Io(error) if untrusted(&error) => wrong(format!(
+                "the server's certificate is not trusted ({error}): trusted are the roots of this \
+                 system, or those in the file that SSL_CERT_FILE names"
+            )),
             other => Fault::Again(other.to_string(), None),
         }
     }
@@ -435,7 +428,9 @@ impl Http {
                 Err(Fault::Again(why, asked)) => {
                     failed = if progress { 1 } else { failed + 1 };
                     // A server that sends a little each time is not followed for ever.
-                    if failed >= self.patience.attempts || all >= 50 * self.patience.attempts {
+                    if failed >= self.patience.attempts
+                        || all >= self.patience.attempts.saturating_mul(50)
+                    {
                         let url = url.to_owned();
                         return Err(Error::GivenUp { url, attempts: all, why });
                     }
@@ -450,31 +445,13 @@ impl Http {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: header::HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+fn untrusted(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-fn length(headers: &HeaderMap) -> Option<u64> {
-    text(headers, header::CONTENT_LENGTH)?.trim().parse().ok()
-}
-
-/// A strong ETag, or else the date of the last change. A weak ETag may stay when bytes change.
-fn validator(headers: &HeaderMap) -> Option<String> {
-    let etag = text(headers, header::ETAG).filter(|etag| !etag.starts_with("W/"));
-    etag.or_else(|| text(headers, header::LAST_MODIFIED)).map(str::to_owned)
-}
-
-/// First byte and length of the whole file, from `bytes 5-9/10`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let (range, all) =
-        text(headers, header::CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, _) = range.split_once('-')?;
-    Some((start.trim().parse().ok()?, all.trim().parse().ok()))
-}
-
-fn retry_after(response: &ureq::http::Response<ureq::Body>) -> Option<Duration> {
-    let seconds = text(response.headers(), header::RETRY_AFTER)?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+fn notes(slot: &Slot) -> Option<Notes> {
+    serde_json::from_slice(&fs::read(slot.notes()).ok()?).ok()
 }
 
 /// What changes when the machine starts anew.

@@ -3,7 +3,21 @@
 
 pub mod cache;
 pub mod digest;
+pub mod fetch;
 pub mod firmware;
+mod folder;
+mod headers;
 pub mod http;
+mod images;
+pub mod imgmanifest;
+pub mod key;
+pub mod listing;
+pub mod lock;
+pub mod locked;
+pub mod packing;
+pub mod plan;
 pub mod platform;
 pub mod programs;
+pub mod resolve;
+pub mod upkeep;
+pub mod watch;

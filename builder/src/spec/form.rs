@@ -155,16 +155,16 @@ fn text_problem(text: &str, form: &Form) -> Result<(), String> {
             text.starts_with('/') && !text.split('/').any(|part| part == ".."),
             "a path in Manta: it must begin with / and have no ..",
         ),
-        Form::Url => fine(
-            text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).is_some_and(
-                |rest| {
-                    !rest.starts_with('/')
-                        && !rest.is_empty()
-                        && !rest.contains(char::is_whitespace)
-                },
-            ),
-            "an address: it must begin with https:// or http://",
-        ),
+        Form::Url => {
+            let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+            let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
+            fine(
+                host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+                    && !text.contains(char::is_whitespace),
+                "an address: it must begin with https:// or http:// and a host, without password, \
+                 because the lock file tells it to everybody",
+            )
+        }
         Form::Uuid => fine(is_uuid(text), "a UUID"),
         Form::Sha256 => fine(is_hex(text, 64), "a SHA-256: 64 hex digits in lower case"),
         Form::Stamp => fine(

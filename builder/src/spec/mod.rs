@@ -228,6 +228,9 @@ impl Spec {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let merged = Merged::read(path)?;
         let spec = Self::of(&merged)?;
+        for over in &merged.overrides {
+            tracing::info!("overridden: {over}");
+        }
         match check::fit(&spec, &merged) {
             problems if problems.is_empty() => Ok(spec),
             problems => Err(Error::Problems(problems)),

@@ -21,7 +21,7 @@ pub const BRANCH: &str = "master";
 pub const BITS_DIR_ENV: &str = "SOURCE_BITS_DIR";
 
 /// A way to look up environment variables; tests give their own.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Env<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
 
 /// The process's environment.
 pub fn process_env(name: &str) -> Option<String> {

@@ -57,7 +57,7 @@ fn form(form: &Form) -> Map<String, Value> {
         Form::Name => text(NAME),
         Form::Path => text("^[^\\x00]+$"),
         Form::MantaPath => text("^/"),
-        Form::Url => text("^https?://[^/\\s]\\S*$"),
+        Form::Url => text("^https?://[^/?#\\s@]+([/?#]\\S*)?$"),
         Form::Uuid => text("^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"),
         Form::Sha256 => text("^[0-9a-f]{64}$"),
         Form::Stamp => text("^[0-9]{8}T[0-9]{6}Z$"),
