@@ -93,6 +93,14 @@ fn everything_that_is_wrong_is_told_at_once() {
     let checked = headnode(dir.path(), &["spec", "check", "--no-feature", "x"]);
     assert_eq!(checked.status.code(), Some(1));
     let said = String::from_utf8(checked.stderr).unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let built = headnode(empty.path(), &["build", "--feature", "x"]);
+    assert_eq!(built.status.code(), Some(1));
+    let told = String::from_utf8(built.stderr).unwrap();
+    assert_eq!(
+        told.trim(),
+        "headnode: --feature x: unknown feature \"x\": the spec defines no features"
+    );
     for wanted in [
         "build.spec:2: answer-file: there is no file nowhere.json",
         "build.spec:3: files.platform.if_feature: unknown feature \"debug-platfrom\", did you mean",
@@ -132,6 +140,7 @@ fn schema_and_parser_agree() {
         json!({"size": "8gb", "timeout": "5", "formats": ["usb", "iso"], "console": "ttya"}),
         json!({"size": null, "zones": null}),
         json!({"answers-file": "a.json"}),
+        json!({"imgapi-url": "https://example.com:443/a@b?c", "manta-url": "http://[::1]"}),
         json!({"extra-files": {"scripts/x.sh": "x", "..a": "y"}}),
         json!({"joes": "/joe/stor", "files": {"x": {"alt_manta_base": "joes", "file": {"base": "x", "ext": "y"}}}}),
         json!({"zones": {"cnapi": {"source": "imgapi", "channel": "dev",
@@ -159,6 +168,8 @@ fn schema_and_parser_agree() {
         json!({"zones": {"cnapi": {"uuid": "04A48D7D-6bb5-4e83-8c3b-e60a99e0f48f"}}}),
         json!({"files": {"x": {"build_timestamp": "yesterday"}}}),
         json!({"files": {"x": {"url": "ftp://x/"}}}),
+        json!({"imgapi-url": "https://me:secret@example.com/"}),
+        json!({"imgapi-url": "https:///x"}),
         json!({"extra-files": {"../x": "x"}}),
         json!({"extra-files": {"/x": "x"}}),
         json!({"extra-files": {"Scripts/x": "x"}}),
