@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use crate::manifest::signature::{Error, PASSPHRASE_ENV, PublicKey, SecretKey};
+use crate::manifest;
+use crate::manifest::signature::{self, Error, PASSPHRASE_ENV, PublicKey, SecretKey};
 
 /// Make and show keys that images are signed with
 ///
@@ -28,6 +29,7 @@ pub struct Args {
 enum Verb {
     New(New),
     Show(Show),
+    Sign(Sign),
 }
 
 /// Make a key: FILE is the secret one, FILE with .pub the public one
@@ -64,6 +66,26 @@ struct Show {
     json: bool,
 }
 
+/// Sign the manifest of an image that was built before: <manifest>.minisig
+///
+/// For keys that are kept away from the machine that builds: only the manifest has to be brought to
+/// the key. Signing again gives the same signature.
+///
+/// Exit codes: 0 done, 1 it is no manifest, or the key cannot be used, 2 wrong arguments.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+struct Sign {
+    /// The manifest, or the image that it lies beside
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The secret key
+    #[arg(long, value_name = "FILE", default_value = "headnode.key")]
+    key: PathBuf,
+    /// Tell the result as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -72,6 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::New(args) => new(&args)?,
         Verb::Show(args) => show(&args)?,
+        Verb::Sign(args) => sign(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -197,6 +220,24 @@ fn show(args: &Show) -> anyhow::Result<()> {
         println!("{:#}", json!({"key_id": public.id(), "public_key": public.base64()}));
     } else {
         println!("key {}\n  {}", public.id(), public.base64());
+    }
+    Ok(())
+}
+
+fn sign(args: &Sign) -> anyhow::Result<()> {
+    let is_manifest = args.file.extension().is_some_and(|extension| extension == "json");
+    let manifest = if is_manifest { args.file.clone() } else { manifest::beside(&args.file) };
+    let text = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let key = secret(&args.key)?;
+    let signature = signature::sign_manifest(&text, &key)
+        .with_context(|| format!("signing {}", manifest.display()))?;
+    let path = signature::beside(&manifest);
+    fs::write(&path, signature).with_context(|| format!("writing {}", path.display()))?;
+    let id = key.public().id();
+    if args.json {
+        println!("{:#}", json!({"manifest": manifest, "signature": path, "key_id": id}));
+    } else {
+        println!("{}: signed by key {id}", path.display());
     }
     Ok(())
 }

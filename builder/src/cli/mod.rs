@@ -40,7 +40,8 @@ const LONG_ABOUT: &str = "Builds headnode images, looks into them, and tries the
 An image is a disk: written to a USB key, or given to a virtual machine, it starts the headnode of a
 datacenter, which then boots all other machines over the network.
 
-Exit codes: 0 it worked, 1 it failed or what was checked is damaged, 2 wrong arguments.";
+Exit codes: 0 it worked, 1 it failed or what was checked is damaged, 2 wrong arguments; `diff` ends
+with 1 for different and 2 for failed.";
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {

@@ -1,5 +1,6 @@
 //! The manifest of an image: written by a build, checked by `headnode verify`.
 
+pub mod gaps;
 pub mod provenance;
 pub mod sbom;
 pub mod signature;

@@ -7,11 +7,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headnode_model::manifest::{Image, Manifest, Range};
+use headnode_model::manifest::{Image, Manifest};
 use headnode_model::paths;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::gaps;
 use super::signature::{self, PublicKey, Status};
 use crate::image::SECTOR;
 use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
@@ -168,43 +169,51 @@ impl Checker<'_> {
         Some(table)
     }
 
-    /// The partitions and ranges that are not what the manifest says.
+    /// The parts of the disk that are not what the manifest says: by mapped ranges, and that nothing
+    /// lies between them, which is as good as all partitions' digests and reads far less. Those
+    /// digests tell where the damage is, and are checked too when each file is.
     fn parts(&mut self, image: &mut ImageFile, whole: &Image) -> anyhow::Result<Vec<Damage>> {
+        let ranges = whole.ranges.iter().map(|r| {
+            let what = format!("bytes {} to {}", r.offset, r.offset.saturating_add(r.length));
+            (what, r.offset, r.length, &r.sha256)
+        });
+        let mut broken = self.broken(image, ranges.collect())?;
+        for (offset, length) in gaps::gaps(&whole.ranges, image.size) {
+            let found = gaps::first_data(&image.file, offset, length);
+            if let Some(at) = found.context("reading the image")? {
+                let why = "there is data where there should be none".to_owned();
+                broken.push(Damage { what: format!("byte {at}"), why });
+            }
+        }
+        if broken.is_empty() && !self.deep {
+            return Ok(broken);
+        }
         let partitions = whole.partitions.iter().map(|p| {
             let what = format!("partition {} ({})", p.number, p.name);
             (what, p.start.saturating_mul(SECTOR), p.sectors.saturating_mul(SECTOR), &p.sha256)
         });
-        // A range within a partition is checked with it.
-        let within = |r: &&Range| {
-            whole.partitions.iter().any(|p| {
-                let start = p.start.saturating_mul(SECTOR);
-                let end = start.saturating_add(p.sectors.saturating_mul(SECTOR));
-                start <= r.offset && r.offset.saturating_add(r.length) <= end
-            })
-        };
-        let deep = self.deep;
-        let ranges = whole.ranges.iter().filter(|r| deep || !within(r)).map(|r| {
-            (
-                format!("bytes {} to {}", r.offset, r.offset.saturating_add(r.length)),
-                r.offset,
-                r.length,
-                &r.sha256,
-            )
-        });
-        let parts: Vec<_> = partitions.chain(ranges).collect();
+        let named = self.broken(image, partitions.collect())?;
+        Ok(if named.is_empty() { broken } else { named })
+    }
+
+    /// Those of some parts of the disk that do not have their digests.
+    fn broken(
+        &mut self,
+        image: &mut ImageFile,
+        parts: Vec<(String, u64, u64, &String)>,
+    ) -> anyhow::Result<Vec<Damage>> {
         let total: u64 = parts.iter().fold(0, |sum, part| sum.saturating_add(part.2));
         let mut broken = Vec::new();
+        self.done = 0;
         for (what, offset, length, sha256) in parts {
             let why = if offset.saturating_add(length) > image.size {
                 "the image ends before it".to_owned()
-            } else {
-                let digest = self.hash(&mut image.file, &[(offset, length)], total)?;
-                if digest == *sha256 {
-                    continue;
-                }
+            } else if self.hash(&mut image.file, &[(offset, length)], total)? != *sha256 {
                 "its digest is wrong, though all files that could be read are whole: the damage is \
                  in unused parts or in the structure of the file system"
                     .to_owned()
+            } else {
+                continue;
             };
             broken.push(Damage { what, why });
         }

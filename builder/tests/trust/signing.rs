@@ -65,6 +65,12 @@ fn verify_tells_who_signed() {
     let deep = json(&["verify", "--deep", "--json", "--public-key", &public, text(&image)]);
     assert_eq!(deep["signature"]["state"], "signed");
     assert!(deep["damage"].as_array().unwrap().is_empty(), "{deep}");
+    // The verb makes the same signature.
+    let secret = dir.path().join("k.key");
+    fs::write(&secret, key.text(None).unwrap()).unwrap();
+    fs::remove_file(beside(&manifest)).unwrap();
+    good(&["key", "sign", "--key", text(&secret), text(&image)]);
+    assert_eq!(fs::read_to_string(beside(&manifest)).unwrap(), signature);
     // Debian's minisign says the same of it.
     let minisign = Command::new("minisign")
         .args(["-V", "-P", &public, "-m", text(&manifest)])
