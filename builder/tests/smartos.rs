@@ -9,6 +9,7 @@ use std::fs;
 use headnode::assemble;
 use headnode::boot::smartos;
 use headnode::cli::progress::Steps;
+use headnode::source::platform::multiboot::Headers;
 use headnode::spec::{Console, Spec};
 use support::{
     PASSWORD, build, built, fsck, hex, loader, manifest, noise, on_fat, platform, platform_files,
@@ -86,6 +87,18 @@ fn a_key_for_grub_holds_what_smartos_looks_for() {
         .iter()
         .find(|file| file["path"] == "os/20260101t000000z/platform/i86pc/kernel/amd64/unix");
     assert_eq!(kernel_file.unwrap()["sha256"], hex(&kernel));
+}
+
+#[test]
+fn the_probe_is_a_kernel_for_others_too_and_always_the_same() {
+    let [one, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let probe = support::probe(one.path());
+    assert!(probe == support::probe(other.path()), "two builds differ");
+    assert_eq!(probe[..5], *b"\x7fELF\x02", "it is a 64-bit ELF file, as unix is");
+    let file = one.path().join("probe");
+    run("grub-file", &["--is-x86-multiboot", text(&file)]);
+    run("grub-file", &["--is-x86-multiboot2", text(&file)]);
+    assert_eq!(Headers::find(&probe), Headers { one: true, two: true });
 }
 
 #[test]
