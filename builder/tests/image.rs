@@ -146,6 +146,43 @@ fn other_programs_find_the_image_in_order() {
 }
 
 #[test]
+fn a_second_platform_is_offered_for_rolling_back() {
+    let parts = Parts::new(100_000);
+    let dir = parts.dir.path();
+    let file = fs::File::create(dir.join("old.tgz")).unwrap();
+    let gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    for (path, content) in [
+        ("platform/etc/version/platform", &b"20250101T000000Z\n"[..]),
+        ("platform/x86_64/initrd", b"initrd"),
+        ("platform/x86_64/vmlinuz", b"kernel"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, content).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap();
+    let image = dir.join("a.img");
+    parts.build(&image, &["--platform", text(&dir.join("old.tgz"))]);
+    let key = format!("{}@@{ROOT_OFFSET}", text(&image));
+    let menu = run("mtype", &["-i", &key, "::/boot/grub/grub.cfg"]);
+    for line in [
+        &format!(
+            "# Menu of the headnode {}, platform 20260102T030405Z. Made by `headnode build`.",
+            env!("CARGO_PKG_VERSION")
+        ),
+        "menuentry \"Roll back to platform 20250101T000000Z\" --id rollback {",
+        "    initrd /os/20250101t000000z/platform/x86_64/initrd /bundle/headnode.cpio.zst",
+    ] {
+        assert!(menu.lines().any(|found| found == line), "{line} is not in\n{menu}");
+    }
+    let script = dir.join("grub.cfg");
+    fs::write(&script, menu).unwrap();
+    run("grub-script-check", &[text(&script)]);
+}
+
+#[test]
 fn two_builds_in_different_folders_and_times_are_identical() {
     let images: Vec<(tempfile::TempDir, Vec<u8>, Vec<u8>)> = (0..2)
         .map(|_| {

@@ -17,8 +17,9 @@ use crate::spec::{self, Spec};
 /// Build a headnode image
 ///
 /// Takes a platform, our own programs, overlays and boot firmware, and makes one disk image that
-/// boots on BIOS and UEFI machines, with a manifest beside it. Neither root nor mounts are needed,
-/// and the same inputs give the same bytes.
+/// boots on BIOS and UEFI machines, with a manifest beside it. The platform is the reference one or
+/// SmartOS, which brings its own software; GRUB boots either, the illumos loader SmartOS. Neither
+/// root nor mounts are needed, and the same inputs give the same bytes.
 ///
 /// What is to be built may also be told by a file of JSON, build.spec, whose keys are the flags'
 /// names (and `answer-file` for --answers) and more: see `headnode spec`. Flags win over the file.
@@ -27,6 +28,7 @@ use crate::spec::{self, Spec};
 ///   headnode build
 ///   headnode build --answers answers.json --authorized-keys ~/.ssh/id_ed25519.pub
 ///   headnode build --platform out/platform-20260101T000000Z.tgz --compress zstd
+///   headnode build --platform platform-20260101T000000Z.tgz --boot boot-20260101T000000Z.tgz --size 8gb
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -77,6 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let report = json!({
             "image": built.image,
             "manifest": built.manifest_path,
+            "partition_map": built.partition_map,
             "size": built.manifest.image.as_ref().map(|image| image.size),
             "file_size": built.file_size,
             "mapped": built.mapped,
@@ -104,6 +107,9 @@ fn print(built: &Built) {
         bytes(built.free)
     );
     println!("  manifest: {}", built.manifest_path.display());
+    if let Some(map) = &built.partition_map {
+        println!("  partition map: {}", map.display());
+    }
 }
 
 /// The most memory that this process held, in bytes.

@@ -3,11 +3,15 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
+
+/// The root password of the platforms made here.
+pub const PASSWORD: &str = "Aek1ohtheiSecret";
 
 /// The source tree.
 pub fn tree() -> PathBuf {
@@ -65,7 +69,7 @@ pub fn platform_files(stamp: &str, kernel: &[u8], archive: &[u8]) -> Vec<(String
         (format!("{amd64}.manifest"), b"f / 0755 root root\n".to_vec()),
         (format!("{amd64}.gitstatus"), b"[]\n".to_vec()),
         ("etc/version/platform".to_owned(), format!("{stamp}\n").into_bytes()),
-        ("root.password".to_owned(), b"Aek1ohtheiSecret\n".to_vec()),
+        ("root.password".to_owned(), format!("{PASSWORD}\n").into_bytes()),
     ]
 }
 
@@ -117,4 +121,82 @@ pub fn on_fat(image: &Path, offset: u64, path: &str) -> Vec<u8> {
         .unwrap();
     assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
+}
+
+/// SHA-256 in hex.
+pub fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What `headnode verify` says of an image, which must be whole.
+pub fn verify(image: &Path) -> serde_json::Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_headnode"))
+        .args(["verify", "--json", text(image)])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report}");
+    report
+}
+
+/// The manifest beside the image `a.img`; the root password is not to be guessed from it.
+pub fn manifest(image: &Path) -> serde_json::Value {
+    let path = image.with_file_name("a.img.manifest.json");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(!text.contains(PASSWORD));
+    assert!(!text.contains(&hex(format!("{PASSWORD}\n").as_bytes())), "the digest gives it away");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Bytes of an image.
+pub fn bytes_at(image: &Path, offset: u64, count: usize) -> Vec<u8> {
+    let mut file = fs::File::open(image).unwrap();
+    file.seek(SeekFrom::Start(offset)).unwrap();
+    let mut bytes = vec![0; count];
+    file.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// Checks the FAT file system in a part of an image, in whole MiB.
+pub fn fsck(image: &Path, offset: u64, size: u64) {
+    let part = image.with_file_name("part");
+    let (skip, count) = (offset >> 20, size >> 20);
+    assert_eq!((skip << 20, count << 20), (offset, size));
+    let from = [format!("if={}", text(image)), format!("of={}", text(&part)), "bs=1M".to_owned()];
+    let numbers = [format!("skip={skip}"), format!("count={count}"), "conv=sparse".to_owned()];
+    let args: Vec<&str> = from.iter().chain(&numbers).map(String::as_str).collect();
+    run("dd", &args);
+    fs::File::options().write(true).open(&part).unwrap().set_len(size).unwrap();
+    run("fsck.fat", &["-n", text(&part)]);
+    fs::remove_file(part).unwrap();
+}
+
+/// Stand-ins for the illumos loader: only what the builder looks at and changes is real.
+pub fn loader(dir: &Path) -> (PathBuf, Vec<u8>, Vec<u8>, Vec<u8>) {
+    let mut pmbr = noise(3, 512);
+    pmbr[510..].copy_from_slice(&[0x55, 0xaa]);
+    // 0x1b8 to 0x1fd hold a disk signature and the table; a pmbr has none.
+    pmbr[446..510].fill(0);
+    let mut stage2 = noise(4, 100_300);
+    let magic = 0x1bad_b002_u32;
+    let flags = 0x0001_0003_u32;
+    for (i, word) in [magic, flags, 0_u32.wrapping_sub(magic + flags)].iter().enumerate() {
+        stage2[1024 + 4 * i..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    let mut efi = noise(5, 300_000);
+    efi[..2].copy_from_slice(b"MZ");
+    let path = dir.join("boot-20260101T000000Z.tgz");
+    let file = |name: &str, content: &[u8]| (name.to_owned(), content.to_vec());
+    let files = [
+        file("boot/pmbr", &pmbr),
+        file("boot/gptzfsboot", &stage2),
+        file("boot/loader", b"loader"),
+        file("boot/loader64.efi", &efi),
+        file("boot/defaults/loader.conf", b"boot_archive_type=\"rootfs\"\n"),
+        file("boot/loader.conf", b"to be replaced\n"),
+        file("boot/forth/Logo-SmartOS.4th", b"\\ logo\n"),
+        file("etc/version/boot", b"20260101T000000Z\n"),
+    ];
+    tarball(&path, "", &files);
+    (path, pmbr, stage2, efi)
 }

@@ -118,21 +118,16 @@ pub fn newest(folder: &Path) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be read or holds no kernel.
 pub fn kind(path: &Path) -> Result<Kind, Error> {
-    let read = |source| Error::Read { path: path.to_owned(), source };
-    let file = io::BufReader::with_capacity(1 << 18, File::open(path).map_err(read)?);
-    let mut archive = tar::Archive::new(flate2::bufread::MultiGzDecoder::new(file));
-    for entry in archive.entries().map_err(read)? {
-        let entry = entry.map_err(read)?;
-        let name = entry.path_bytes();
-        let name = String::from_utf8_lossy(&name);
-        let Some((_, below)) = name.trim_start_matches("./").split_once('/') else { continue };
-        match below.split('/').next() {
-            Some("x86_64") => return Ok(Kind::Linux),
-            Some("i86pc") => return Ok(Kind::SmartOs),
-            _ => {}
-        }
+    let kind = |name: &str| match name.split('/').nth(1) {
+        Some("x86_64") => Some(Kind::Linux),
+        Some("i86pc") => Some(Kind::SmartOs),
+        _ => None,
+    };
+    match tarball::find_gzip(path, kind) {
+        Ok(Some(kind)) => Ok(kind),
+        Ok(None) => Err(Error::Form { path: path.to_owned(), why: no_kernel() }),
+        Err(source) => Err(Error::Tarball { path: path.to_owned(), source }),
     }
-    Err(Error::Form { path: path.to_owned(), why: no_kernel() })
 }
 
 fn no_kernel() -> String {

@@ -136,8 +136,13 @@ pub fn unpack(
         if names.count >= MAX_ENTRIES {
             return Err(Error::TooMany);
         }
-        let path = plain(&entry.path_bytes())?;
         let kind = entry.header().entry_type();
+        if kind.is_pax_global_extensions() {
+            // Comments, as `git archive` writes them.
+            while entry.read(&mut buffer)? > 0 {}
+            continue;
+        }
+        let path = plain(&entry.path_bytes())?;
         if path.is_empty() && kind.is_dir() {
             continue;
         }
@@ -173,6 +178,30 @@ pub fn unpack(
     }
     files.extend(followed);
     Ok(files)
+}
+
+/// Calls `look` with the paths of a gzipped tarball of this machine, as they come, until it returns
+/// something; reads no further than that.
+///
+/// # Errors
+/// When the tarball cannot be read, or a path is not plain.
+pub fn find_gzip<T>(tarball: &Path, look: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
+    let file = File::open(tarball).map_err(Error::Read)?;
+    let input = flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file));
+    let room = Rc::new(Cell::new(u64::MAX));
+    let mut archive = tar::Archive::new(Limited { inner: input, room: Rc::clone(&room) });
+    let mut buffer = vec![0; BUFFER];
+    let mut entries = archive.entries()?;
+    loop {
+        room.set(MAX_HEADER);
+        let Some(entry) = entries.next() else { return Ok(None) };
+        let mut entry = entry?;
+        room.set(u64::MAX);
+        if let Some(found) = look(&plain(&entry.path_bytes())?) {
+            return Ok(Some(found));
+        }
+        while entry.read(&mut buffer)? > 0 {}
+    }
 }
 
 /// Writes a file, for this user only: some hold secrets.

@@ -27,7 +27,7 @@ fn of(entries: &[(&str, tar::EntryType, &[u8])]) -> Result<BTreeMap<String, Item
     unpacked(&tar.into_inner().unwrap())
 }
 
-use tar::EntryType::{Directory, Fifo, Link, Regular, Symlink};
+use tar::EntryType::{Directory, Fifo, Link, Regular, Symlink, XGlobalHeader};
 
 #[test]
 fn files_are_hashed_and_links_followed() {
@@ -43,6 +43,12 @@ fn files_are_hashed_and_links_followed() {
     assert!(files.values().all(|item| item.sha256 == sha256 && item.size == 3));
     let sha1 = "a9993e364706816aba3e25717850c26c9cd0d89d";
     assert_eq!(files["a/b"].sha1.as_deref(), Some(sha1));
+}
+
+#[test]
+fn comments_of_git_are_no_files() {
+    let files = of(&[("pax_global_header", XGlobalHeader, b""), ("a", Regular, b"")]).unwrap();
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["a"]);
 }
 
 #[test]
