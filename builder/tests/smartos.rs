@@ -9,6 +9,7 @@ use std::fs;
 use headnode::assemble;
 use headnode::boot::smartos;
 use headnode::cli::progress::Steps;
+use headnode::image::Content;
 use headnode::source::platform::multiboot::Headers;
 use headnode::spec::{Console, Spec};
 use support::{
@@ -146,10 +147,11 @@ fn a_release_engineer_s_wishes_reach_the_key() {
         console: Some(Console::Vga),
         ..Spec::default()
     };
-    let mut inputs = assemble::inputs(spec).unwrap();
+    let mut inputs = assemble::inputs(spec, Vec::new()).unwrap();
     inputs.default_platform = Some(NEW.parse().unwrap());
-    inputs.extra =
-        vec![("scripts/Headnode.sh".to_owned(), script), ("config.inc/generic".to_owned(), own)];
+    inputs.extra = [("scripts/Headnode.sh", script), ("config.inc/generic", own)]
+        .map(|(path, file)| (path.to_owned(), Content::of_file(file).unwrap()))
+        .to_vec();
     let property = |name: &str, value: &str| smartos::Property {
         name: name.to_owned(),
         value: value.to_owned(),

@@ -1,17 +1,23 @@
 //! What a build needs, found and looked at before anything is done.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use headnode_model::stamp::Stamp;
 
+use crate::answers::{self, Passwords};
 use crate::boot::{grub, smartos};
+use crate::image::Content;
 use crate::image::output::Compression;
+use crate::manifest::signature::SecretKey;
+use crate::source::fetch::Artefact;
 use crate::source::firmware::{self, Catalogue, LoaderKind};
+use crate::source::key::key_files;
+use crate::source::lock::Kind as LockKind;
 use crate::source::platform::{self, Kind};
 use crate::source::programs;
-use crate::spec::{Console, Size, Spec};
+use crate::spec::{Console, Format, Size, Spec};
 
 /// Seconds that the boot menu waits by default: enough to reach a key, short in an unattended boot.
 const MENU_TIMEOUT: u16 = 2;
@@ -26,9 +32,11 @@ pub struct Inputs {
     pub boot: Option<PathBuf>,
     /// How a SmartOS headnode boots.
     pub smartos: smartos::Options,
-    /// More files of the key: path on it, place on this machine. For SmartOS keys, whose names are
-    /// all in lower case, letters are made so. They win over the overlays' and the loader's.
-    pub extra: Vec<(String, PathBuf)>,
+    /// More files of the key, by path. For SmartOS keys, whose names are all in lower case, letters
+    /// are made so. They win over the overlays' and the loader's.
+    pub extra: Vec<(String, Content)>,
+    /// Parts that were fetched.
+    pub artefacts: Vec<Artefact>,
     /// Folder of ready programs, or else the workspace to build them in. Images that boot SmartOS
     /// carry none.
     pub programs: Option<Programs>,
@@ -38,6 +46,16 @@ pub struct Inputs {
     pub firmware: Vec<(firmware::Entry, String)>,
     /// Answers to first boot's questions.
     pub answers: Option<PathBuf>,
+    /// How the answers' passwords go onto the key.
+    pub passwords: Passwords,
+    /// What to make.
+    pub formats: BTreeSet<Format>,
+    /// The key that signs.
+    pub signing_key: Option<SecretKey>,
+    /// The workspace whose crates the programs are built from, when it is at hand.
+    pub workspace: Option<PathBuf>,
+    /// Memory in MiB and processors of the machine that a vmdk belongs to, where they are chosen.
+    pub machine: [Option<u64>; 2],
     /// Keys that may log in as root.
     pub authorized_keys: Option<PathBuf>,
     /// Where the image goes, when it is named.
@@ -84,9 +102,12 @@ impl Missing {
 ///
 /// # Errors
 /// When anything is missing.
-pub fn inputs(spec: Spec) -> anyhow::Result<Inputs> {
+pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs> {
     let mut missing = Missing::default();
     let workspace = programs::workspace();
+    let extra = key_files(&artefacts, &spec)?;
+    let smartos = smartos_options(&spec);
+    let default_platform = fetched(&mut spec, &artefacts, &mut missing);
     let loader = if spec.boot.is_some() { LoaderKind::Illumos } else { LoaderKind::Grub };
     if loader == LoaderKind::Grub {
         for (what, package) in grub::missing() {
@@ -94,7 +115,8 @@ pub fn inputs(spec: Spec) -> anyhow::Result<Inputs> {
             missing.packages.push(package.to_owned());
         }
     }
-    let (platforms, kind) = platforms(spec.platform, &mut missing);
+    let given = std::mem::take(&mut spec.platform);
+    let (platforms, kind) = platforms(given, default_platform, &mut missing);
     if loader == LoaderKind::Illumos && kind == Kind::Linux && !platforms.is_empty() {
         missing.say(
             "the illumos loader (--boot) starts SmartOS only, but the first platform is Linux",
@@ -128,18 +150,23 @@ pub fn inputs(spec: Spec) -> anyhow::Result<Inputs> {
         ("answers file", &spec.answer_file),
         ("authorized keys file", &spec.authorized_keys),
         ("loader", &spec.boot),
+        ("signing key", &spec.signing_key),
     ] {
         if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
             missing.say(format!("the {what} {} does not exist", path.display()));
         }
     }
+    let passwords = if spec.clear_answers { Passwords::Clear } else { Passwords::Hashed };
     if let Some(path) = spec.answer_file.as_ref().filter(|path| path.is_file()) {
-        let parsed = fs::read(path).map_err(|error| error.to_string()).and_then(|text| {
-            serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text)
-                .map_err(|error| error.to_string())
-        });
-        if let Err(error) = parsed {
-            missing.say(format!("the answers file {}: {error}", path.display()));
+        // Any salt will do to see whether they are in order.
+        if let Err(error) = answers::read(path, passwords, &[]) {
+            missing.say(error.to_string());
+        } else if kind == Kind::SmartOs && passwords == Passwords::Hashed {
+            missing.say(format!(
+                "the answers file {}: SmartOS' own scripts read the passwords in clear. Give \
+                 --clear-answers to put them on the key so, or leave the file out",
+                path.display()
+            ));
         }
     }
     let Missing { problems, mut packages } = missing;
@@ -152,12 +179,23 @@ pub fn inputs(spec: Spec) -> anyhow::Result<Inputs> {
         }
         bail!(text);
     };
+    let signing_key = spec.signing_key.as_deref().map(crate::cli::key::secret).transpose()?;
+    let mut formats: BTreeSet<Format> = spec.format.iter().copied().collect();
+    if formats.is_empty() {
+        formats.insert(Format::Usb);
+    }
     Ok(Inputs {
         platforms,
         default_platform: None,
+        smartos,
         boot: spec.boot,
-        smartos: smartos_options(&spec),
-        extra: Vec::new(),
+        extra,
+        artefacts,
+        passwords,
+        formats,
+        signing_key,
+        workspace,
+        machine: [spec.parts.coal_memsize, spec.parts.coal_numvcpus],
         programs,
         overlays,
         firmware: found,
@@ -171,12 +209,55 @@ pub fn inputs(spec: Spec) -> anyhow::Result<Inputs> {
     })
 }
 
-/// The platforms, and what the first one is.
-fn platforms(given: Vec<PathBuf>, missing: &mut Missing) -> (Vec<PathBuf>, Kind) {
-    let platforms = match given.is_empty() {
+/// Takes platforms and the illumos loader from the spec's lists and from what was fetched, where the
+/// spec does not name files. Gives the place of the platform that boots in the list.
+fn fetched(spec: &mut Spec, artefacts: &[Artefact], missing: &mut Missing) -> usize {
+    let part = |wanted: &[&str]| {
+        let is = |artefact: &&Artefact| match artefact.kind() {
+            Some(LockKind::File(name)) => wanted.contains(&name.as_str()),
+            _ => false,
+        };
+        artefacts.iter().find(is).map(|artefact| artefact.path.clone())
+    };
+    if spec.boot.is_none() {
+        spec.boot = part(&["platboot"]);
+    }
+    if !spec.platform.is_empty() {
+        return 0;
+    }
+    let mut default = 0;
+    for choice in &spec.parts.platforms {
+        let path = match (&choice.path, &choice.file) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(file)) => part(&[file.as_str()]),
+            (None, None) => None,
+        };
+        match path {
+            None => missing.say("a platform of the build.spec was not fetched: is its feature on?"),
+            Some(path) => {
+                if choice.default {
+                    default = spec.platform.len();
+                }
+                spec.platform.push(path);
+            }
+        }
+    }
+    if spec.platform.is_empty() {
+        spec.platform.extend(part(&["platform", "platform-debug"]));
+    }
+    default
+}
+
+/// The platforms, the one that boots first, and what it is.
+fn platforms(given: Vec<PathBuf>, default: usize, missing: &mut Missing) -> (Vec<PathBuf>, Kind) {
+    let mut platforms = match given.is_empty() {
         true => platform::newest(Path::new("out")).into_iter().collect(),
         false => given,
     };
+    if default < platforms.len() {
+        let boots = platforms.remove(default);
+        platforms.insert(0, boots);
+    }
     if platforms.is_empty() {
         missing.say(
             "there is no platform: give one with --platform, or make one in out/ with \

@@ -9,15 +9,15 @@ use headnode_model::manifest::{FORMAT, Manifest};
 use headnode_model::paths;
 use sha2::Digest;
 
-use super::loader::Loader;
-use super::menu::ENVIRONMENT;
+use super::loader::{self as boot_loader, Loader};
+use super::menu::{self, ENVIRONMENT};
 use super::{Inputs, MANIFEST_CFG, VERSION, bundles};
+use crate::answers;
+use crate::boot::smartos::Property;
 use crate::image::Content;
-use crate::image::disk::{Disk, Parts};
 use crate::manifest;
 use crate::source::platform::tarball::Item;
 use crate::source::platform::{Kind, LINUX, Platform, SMARTOS};
-use crate::spec::Size;
 use crate::tree::Tree;
 use crate::tree::overlay::{self, Entry};
 
@@ -29,56 +29,90 @@ use crate::tree::overlay::{self, Entry};
 const SUMS: &str = "boot/sums";
 
 /// Everything that goes into the key, made and unpacked.
-pub(super) struct Sources<'a> {
+pub(super) struct Sources {
     /// The platforms; the first one boots.
-    pub platforms: &'a [Platform],
+    pub platforms: Vec<Platform>,
     /// The folder of our programs and the bundles made of them, for keys that boot the reference
     /// platform.
     pub software: Option<(PathBuf, Vec<(&'static str, PathBuf)>)>,
-    /// What templates may use.
-    pub context: tera::Context,
-    /// The boot loader.
-    pub loader: Loader,
     /// The time of everything.
     pub time: i64,
 }
 
-/// Puts the key's tree together and plans the disk.
-pub(super) fn lay_out(inputs: &Inputs, sources: Sources<'_>) -> anyhow::Result<(Disk, Manifest)> {
-    let Sources { platforms, software, mut context, loader, time } = sources;
-    let Some(first) = platforms.first() else { bail!("there is no platform") };
+impl Sources {
+    /// The platform that boots.
+    pub(super) fn first(&self) -> anyhow::Result<&Platform> {
+        self.platforms.first().context("there is no platform")
+    }
+}
+
+/// What the key's tree lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// A disk, whose FAT file system can be written to.
+    Disk,
+    /// A disc.
+    Iso,
+}
+
+/// The key as data.
+pub(super) struct Key {
+    /// Its files.
+    pub tree: Tree,
+    /// Its manifest, without the image; it also lists the files that the one on the key cannot.
+    pub manifest: Manifest,
+    /// SHA-256 of the manifest on the key, in hex.
+    pub manifest_sha256: String,
+    /// SHA-256 over all content, the loader's parts included; identifiers are derived from it.
+    pub digest: [u8; 32],
+}
+
+/// Puts the key's tree together. `loader` is the one that starts it, of which a disc has its own.
+pub(super) fn lay_out(
+    inputs: &Inputs,
+    sources: &Sources,
+    loader: &Loader,
+    medium: Medium,
+) -> anyhow::Result<Key> {
+    let first = sources.first()?;
+    let mut smartos = inputs.smartos.clone();
+    if medium == Medium::Iso {
+        // What is installed from boots nothing else, and is found by this (C§1.11).
+        smartos.ipxe = false;
+        smartos
+            .properties
+            .push(Property { name: "triton_installer".to_owned(), value: "iso".to_owned() });
+    }
+    let mut context = menu::context(inputs, &smartos, &sources.platforms);
     let mut tree = Tree::default();
     tree.add(paths::KEY_MARKER, "")?;
     tree.add("version", format!("{VERSION}\n"))?;
-    for platform in platforms {
+    for platform in &sources.platforms {
         add_platform(platform, &mut tree)?;
     }
-    for (path, file) in software.iter().flat_map(|(_, bundles)| bundles) {
+    for (path, file) in sources.software.iter().flat_map(|(_, bundles)| bundles) {
         tree.add(*path, of_file(file)?)?;
-    }
-    if let Some(answers) = &inputs.answers {
-        tree.add(paths::ANSWERS, of_file(answers)?)?;
     }
     if let Some(keys) = &inputs.authorized_keys {
         tree.add(paths::AUTHORIZED_KEYS, of_file(keys)?)?;
     }
     let mut extra = BTreeSet::new();
-    for (path, file) in &inputs.extra {
+    for (path, content) in &inputs.extra {
         let path = if first.kind == Kind::SmartOs { path.to_lowercase() } else { path.clone() };
-        tree.add(path.clone(), of_file(file)?)?;
+        tree.add(path.clone(), content.clone())?;
         extra.insert(path);
     }
-    let firmware = loader.firmware(inputs, &mut tree)?;
+    let firmware = loader.firmware(inputs, medium, &mut tree)?;
     match first.kind {
         Kind::Linux => linux_sums(first, &mut tree, &mut context)?,
         Kind::SmartOs => {
             if matches!(loader, Loader::Grub(_)) {
-                smartos_sums(platforms, &mut tree)?;
-                tree.add(ENVIRONMENT, inputs.smartos.environment())?;
+                smartos_sums(&sources.platforms, &mut tree)?;
+                tree.add(ENVIRONMENT, smartos.environment())?;
             }
         }
     }
-    for (path, entry) in overlays(inputs, first.kind, &loader, &context)? {
+    for (path, entry) in overlays(inputs, first.kind, loader, &context)? {
         match entry {
             Entry::File { .. } if extra.contains(&path) => {}
             Entry::File { content, .. } => {
@@ -87,15 +121,20 @@ pub(super) fn lay_out(inputs: &Inputs, sources: Sources<'_>) -> anyhow::Result<(
             Entry::Symlink(_) => bail!("the overlays of the key hold {path}: FAT has no links"),
         }
     }
-    if let Loader::Illumos(illumos) = &loader {
+    if let Loader::Illumos(illumos) = loader {
         // What the key has of its own replaces the loader's.
         for (path, item) in &illumos.files {
-            if tree.get(path).is_none() {
+            let placed = medium == Medium::Iso && path == boot_loader::CDBOOT;
+            if tree.get(path).is_none() && !placed {
                 add_item(&mut tree, path.clone(), item)?;
             }
         }
     }
-    let services = match &software {
+    if let Some(file) = &inputs.answers {
+        let seed: [u8; 32] = tree.digest().finalize().into();
+        tree.add(paths::ANSWERS, answers::read(file, inputs.passwords, &seed)?)?;
+    }
+    let services = match &sources.software {
         Some((programs, _)) => bundles::services(programs)?,
         None => Vec::new(),
     };
@@ -108,39 +147,25 @@ pub(super) fn lay_out(inputs: &Inputs, sources: Sources<'_>) -> anyhow::Result<(
         format: FORMAT,
         name: "headnode".to_owned(),
         version: VERSION.to_owned(),
-        created: time,
-        platforms: platforms.iter().map(listed).collect(),
+        created: sources.time,
+        platforms: sources.platforms.iter().map(listed).collect(),
         services,
         firmware,
         files: tree.manifest_files(),
         image: None,
     };
     let on_key = manifest::text(&manifest)?;
-    let sha256 = tree.add(paths::KEY_MANIFEST, on_key)?.sha256.clone();
+    let manifest_sha256 = tree.add(paths::KEY_MANIFEST, on_key)?.sha256.clone();
     if first.kind == Kind::Linux {
-        tree.add(MANIFEST_CFG, format!("set manifest=sha256:{sha256}\n"))?;
+        tree.add(MANIFEST_CFG, format!("set manifest=sha256:{manifest_sha256}\n"))?;
     }
     // The one beside the image also lists the files that the one within it cannot.
     let manifest = Manifest { files: tree.manifest_files(), ..manifest };
     let mut digest = tree.digest();
-    let [boot_code, core, efi] = loader.parts();
-    for part in [boot_code, core, efi] {
+    for part in loader.parts() {
         digest.update(part);
     }
-    let disk = Disk::plan(Parts {
-        layout: loader.layout(),
-        boot_code: boot_code.clone(),
-        core: core.clone(),
-        efi: efi.clone(),
-        files: tree.into_files(),
-        digest: digest.finalize().into(),
-        time,
-        size: match inputs.size {
-            Size::Auto => None,
-            Size::Bytes(bytes) => Some(bytes),
-        },
-    })?;
-    Ok((disk, manifest))
+    Ok(Key { tree, manifest, manifest_sha256, digest: digest.finalize().into() })
 }
 
 fn of_file(path: &Path) -> anyhow::Result<Content> {

@@ -1,20 +1,28 @@
 //! The boot loader of an image and the firmware that it carries.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use headnode_model::manifest::Firmware;
+use headnode_model::paths::KEY_MARKER;
 use sha2::{Digest, Sha256};
 
 use super::Inputs;
+use super::key::Medium;
 use crate::boot::grub::{self, Grub};
+use crate::boot::grub_iso;
 use crate::boot::illumos::{self, Illumos};
 use crate::image::Content;
+use crate::image::iso::Boot;
 use crate::image::layout::{ESP_LOADER, Layout};
 use crate::image::output::hex;
 use crate::source::platform::Kind;
 use crate::source::platform::loader;
 use crate::tree::Tree;
+
+/// What a BIOS starts from an illumos disc, in the loader's tarball (C§1.14).
+pub(super) const CDBOOT: &str = "boot/cdboot";
 
 /// A boot loader, ready to be placed.
 pub(super) enum Loader {
@@ -50,10 +58,32 @@ impl Loader {
         }
     }
 
-    /// Adds the catalogue's firmware to the tree and lists it, with the loader.
+    /// How a disc is started.
+    pub(super) fn disc(&self, work: &Path) -> anyhow::Result<Boot> {
+        match self {
+            Self::Grub(_) => Ok(grub_iso::build(work, KEY_MARKER)?),
+            Self::Illumos(illumos) => {
+                let read = |path: &str| {
+                    let item = illumos.files.get(path).with_context(|| {
+                        format!(
+                            "the illumos loader's tarball lacks {path}, which a disc starts from: \
+                             leave out iso, or add the file from a SmartOS ISO"
+                        )
+                    })?;
+                    fs::read(&item.place)
+                        .with_context(|| format!("reading the illumos loader's {path}"))
+                };
+                Ok(Boot::illumos(read(CDBOOT)?, Content::from(illumos.efi.clone())))
+            }
+        }
+    }
+
+    /// Adds the catalogue's firmware to the tree and lists it, with the loader. A disc's loaders lie
+    /// at other places, and are told these on the disc; its manifest lists what they are made of.
     pub(super) fn firmware(
         &self,
         inputs: &Inputs,
+        medium: Medium,
         tree: &mut Tree,
     ) -> anyhow::Result<Vec<Firmware>> {
         let [_, core, efi] = self.parts();
@@ -102,6 +132,9 @@ impl Loader {
                     sha256,
                 });
             }
+        }
+        if medium == Medium::Iso {
+            list.retain(|entry| !entry.path.contains(':'));
         }
         Ok(list)
     }

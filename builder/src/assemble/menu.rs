@@ -40,7 +40,11 @@ impl Choice {
 }
 
 /// What all templates may use. The first platform boots; the menu offers those of its kind.
-pub(super) fn context(inputs: &Inputs, platforms: &[Platform]) -> tera::Context {
+pub(super) fn context(
+    inputs: &Inputs,
+    options: &smartos::Options,
+    platforms: &[Platform],
+) -> tera::Context {
     let mut context = tera::Context::new();
     context.insert("version", VERSION);
     context.insert("timeout", &inputs.timeout);
@@ -58,7 +62,7 @@ pub(super) fn context(inputs: &Inputs, platforms: &[Platform]) -> tera::Context 
     let others = platforms.iter().skip(1).filter(|other| other.kind == first.kind);
     context.insert("others", &others.map(Choice::of).collect::<Vec<_>>());
     if first.kind == Kind::SmartOs {
-        smartos(&inputs.smartos, &mut context);
+        smartos(options, &mut context);
     }
     context
 }

@@ -5,21 +5,27 @@ mod inputs;
 mod key;
 mod loader;
 mod menu;
+mod outputs;
+mod records;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use headnode_model::manifest::{Image, Manifest};
+use anyhow::bail;
+use headnode_model::manifest::Manifest;
 
-use crate::cli::progress::{Steps, set_length};
 use crate::image::layout::Layout;
-use crate::image::output::Output;
-use crate::manifest;
+use crate::image::pool::Pool;
+use crate::progress::{Steps, set_length};
 use crate::source::platform::{self, Kind, Platform};
 use crate::source::programs;
+use crate::spec::Format;
+
+use key::{Medium, Sources};
+use outputs::{DISKS, Outputs};
 
 pub use inputs::{Inputs, Programs, inputs};
+pub use outputs::{Made, is_folder};
 
 /// The version of the software that goes into images: this workspace's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -28,30 +34,32 @@ pub const MANIFEST_CFG: &str = "boot/grub/manifest.cfg";
 
 /// What a build made.
 pub struct Built {
-    /// The image.
-    pub image: PathBuf,
-    /// The manifest beside it.
-    pub manifest_path: PathBuf,
-    /// The partition map beside it, of images with Triton's layout.
-    pub partition_map: Option<PathBuf>,
-    /// What it holds.
+    /// All files with their places, the images first.
+    pub files: Vec<(Made, PathBuf)>,
+    /// The manifest of the disk, or of the disc when that is all there is; without the image when
+    /// there is neither.
     pub manifest: Manifest,
-    /// Size of the file that holds the image, in bytes.
-    pub file_size: u64,
     /// Bytes of the image that are no holes.
     pub mapped: u64,
-    /// Bytes that are free on the root partition.
-    pub free: u64,
+    /// Bytes that are free on the disk's root partition.
+    pub free: Option<u64>,
 }
 
-/// Makes the image. `work` is an empty folder on the file system of the output; the image is
-/// written there and then renamed.
+impl Built {
+    /// The place of the first file of this kind.
+    pub fn place(&self, is: impl Fn(&Made) -> bool) -> Option<&Path> {
+        self.files.iter().find(|(made, _)| is(made)).map(|(_, place)| place.as_path())
+    }
+}
+
+/// Makes the files. `work` is an empty folder on the file system of the output; everything is
+/// written there and then renamed into `folder`.
 ///
 /// # Errors
 /// When anything fails; nothing is left outside of `work`.
 pub fn build(
     inputs: &Inputs,
-    output_folder: &Path,
+    folder: &Path,
     work: &Path,
     steps: &mut Steps,
 ) -> anyhow::Result<Built> {
@@ -69,82 +77,74 @@ pub fn build(
     if first.kind == Kind::SmartOs {
         inputs.smartos.check(inputs.loader())?;
     }
-    let time = created(first)?;
-    let context = menu::context(inputs, &platforms);
+    let (kind, time) = (first.kind, created(first)?);
+    let mut outputs = Outputs::new(inputs, &first.stamp.to_string(), work)?;
     let software = match programs {
-        Some(programs) if first.kind == Kind::Linux => steps.run("Packing the bundles", |_| {
+        Some(programs) if kind == Kind::Linux => steps.run("Packing the bundles", |_| {
+            let context = menu::context(inputs, &inputs.smartos, &platforms);
             let bundles = bundles::write(inputs, &programs, &context, time, work)?;
             Ok(Some((programs, bundles)))
         })?,
-        None if first.kind == Kind::Linux => {
+        None if kind == Kind::Linux => {
             bail!("the platform {} is Linux, but there are no programs for it", first.stamp)
         }
         _ => None,
     };
     let name = if inputs.boot.is_some() { "Preparing the loader" } else { "Putting GRUB together" };
-    let loader = steps.run(name, |_| loader::prepare(inputs, first.kind, work))?;
-    let layout = loader.layout();
-    let sources = key::Sources { platforms: &platforms, software, context, loader, time };
-    let (disk, key_manifest) =
-        steps.run("Laying out the key", |_| key::lay_out(inputs, sources))?;
-    let default_name = format!("headnode-{VERSION}-{}.img", first.stamp);
-    let image = inputs
-        .output
-        .clone()
-        .unwrap_or_else(|| output_folder.join(default_name + inputs.compress.suffix()));
-    let temporary = work.join("image");
-    let (written, partitions) = steps.run("Writing the image", |bar| {
-        set_length(bar, disk.size());
-        let file = fs::File::create(&temporary)
-            .with_context(|| format!("creating {}", temporary.display()))?;
-        let shown = bar.clone();
-        let mut out = Output::new(file, inputs.compress, move |bytes| shown.set_position(bytes))?;
-        let partitions = disk.write(&mut out)?;
-        let written = out.finish().context("writing the image")?;
-        written.file.sync_data().context("writing the image")?;
-        Ok((written, partitions))
+    let loader = steps.run(name, |_| loader::prepare(inputs, kind, work))?;
+    let sources = Sources { platforms, software, time };
+    let wants = |format: Format| inputs.formats.contains(&format);
+    let wants_disk = DISKS.into_iter().any(wants);
+    let (key, disc) = steps.run("Laying out the key", |_| {
+        let key = key::lay_out(inputs, &sources, &loader, Medium::Disk)?;
+        let disc = (wants(Format::Iso) || (wants(Format::Pxe) && kind == Kind::SmartOs))
+            .then(|| key::lay_out(inputs, &sources, &loader, Medium::Iso))
+            .transpose()?;
+        Ok((key, disc))
     })?;
-    let manifest = Manifest {
-        image: Some(Image {
-            size: written.size,
-            sector_size: 512,
-            disk_guid: disk.guid().to_string(),
-            partitions,
-            ranges: written.ranges,
-        }),
-        ..key_manifest
-    };
-    let manifest_path = manifest::beside(&image);
-    let temporary_manifest = work.join("image.manifest.json");
-    fs::write(&temporary_manifest, manifest::text(&manifest)?).context("writing the manifest")?;
-    let partition_map = (layout == Layout::Illumos).then(|| map_beside(&image));
-    let temporary_map = work.join("partition.map");
-    fs::write(&temporary_map, disk.partition_map()).context("writing the partition map")?;
-    // The manifest last: an image without one is seen as unfinished, one with an older image not.
-    let mut finished = vec![(&temporary, &image)];
-    finished.extend(partition_map.as_ref().map(|map| (&temporary_map, map)));
-    finished.push((&temporary_manifest, &manifest_path));
-    for (from, to) in finished {
-        fs::rename(from, to).with_context(|| format!("creating {}", to.display()))?;
+    let pool = Pool::for_this_machine()?;
+    let mut free = None;
+    let mut mapped = 0;
+    let mut whole = None;
+    if wants_disk {
+        let disk = outputs::plan_disk(inputs, &loader, &key)?;
+        let done = outputs::write_disk(inputs, &disk, &pool, &mut outputs, steps)?;
+        let manifest = outputs::manifest_of(&key, &done);
+        for format in DISKS.into_iter().filter(|format| wants(*format)) {
+            records::of_image(inputs, format, &manifest, &done, &mut outputs)?;
+        }
+        if loader.layout() == Layout::Illumos {
+            let name = format!("{}.partition.map", outputs.stem);
+            outputs.add(Some(Format::Usb), name, disk.partition_map().as_bytes())?;
+        }
+        if wants(Format::Vmdk) {
+            outputs::write_vmx(inputs, kind, &mut outputs)?;
+        }
+        free = Some(disk.free());
+        mapped = done.mapped;
+        whole = Some(manifest);
     }
-    let file_size = fs::metadata(&image).map_or(0, |meta| meta.len());
-    Ok(Built {
-        file_size,
-        mapped: written.mapped,
-        free: disk.free(),
-        image,
-        manifest_path,
-        partition_map,
-        manifest,
-    })
-}
-
-/// Where the partition map of an image is: beside it, with `.partition.map` in place of its suffix.
-fn map_beside(image: &Path) -> PathBuf {
-    let name = image.file_name().unwrap_or_default().to_string_lossy();
-    let raw = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
-    let stem = raw.strip_suffix(".img").unwrap_or(raw);
-    image.with_file_name(format!("{stem}.partition.map"))
+    if let Some(disc) = disc.as_ref().filter(|_| wants(Format::Iso)) {
+        let boot = loader.disc(work)?;
+        let done = outputs::write_iso(inputs, disc, boot, &pool, &mut outputs, steps)?;
+        let manifest = outputs::manifest_of(disc, &done);
+        records::of_image(inputs, Format::Iso, &manifest, &done, &mut outputs)?;
+        mapped = if wants_disk { mapped } else { done.mapped };
+        whole.get_or_insert(manifest);
+    }
+    if wants(Format::Pxe) {
+        steps.run("Packing for boot servers", |_| {
+            outputs::write_pxe(inputs, &sources, (&key, disc.as_ref()), &pool, &mut outputs, work)
+        })?;
+    }
+    if wants(Format::Tar) {
+        steps.run("Writing the tar", |_| outputs::write_tar(inputs, &key, &pool, &mut outputs))?;
+    }
+    let manifest = whole.unwrap_or(key.manifest);
+    steps.run("Writing the records", |_| {
+        records::of_build(inputs, &sources, &manifest, &mut outputs)
+    })?;
+    Ok(Built { files: outputs.publish(folder)?, manifest, mapped, free })
 }
 
 /// Unpacks the platforms; the one that boots comes first, the others in the order given.

@@ -6,29 +6,44 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::fetch::{self, Place, Transfer};
 use super::interrupt;
-use crate::assemble::{self, Built};
+use crate::assemble::{self, Built, Made};
 use crate::progress::{Steps, bytes};
+use crate::source::fetch::JOBS;
+use crate::source::http::Patience;
+use crate::source::lock::{self, Lock};
+use crate::source::locked::resolve_locked;
+use crate::source::plan::Update;
 use crate::spec::parts::process_env;
-use crate::spec::{self, Spec};
+use crate::spec::{self, Format, Spec};
 
-/// Build a headnode image
+/// Build headnode images
 ///
-/// Takes a platform, our own programs, overlays and boot firmware, and makes one disk image that
-/// boots on BIOS and UEFI machines, with a manifest beside it. The platform is the reference one or
-/// SmartOS, which brings its own software; GRUB boots either, the illumos loader SmartOS. Neither
-/// root nor mounts are needed, and the same inputs give the same bytes.
+/// Takes a platform, our own programs, overlays and boot firmware, and makes one tree of files for a
+/// boot key, and of that all formats that are wanted: a disk image that boots on BIOS and UEFI
+/// machines (usb), a disc that is good for USB keys too (iso), disks of virtual machines (qcow2,
+/// vmdk), files for a boot server (pxe), a tar. Neither root nor mounts are needed, and the same inputs
+/// give the same bytes.
+///
+/// Beside each image goes its manifest with the SHA-256 of everything in it; with all of them a bill of
+/// materials (CycloneDX), where everything came from (SLSA provenance), and digests. With --sign they
+/// are signed as minisign does. Passwords of the answers go into images as hashes only.
 ///
 /// What is to be built may also be told by a file of JSON, build.spec, whose keys are the flags'
 /// names (and `answer-file` for --answers) and more: see `headnode spec`. Flags win over the file.
+/// Parts that it names are fetched first and pinned by the lock file, as `headnode fetch` does; with
+/// --locked nothing but what the lock file pins is taken, and no network is used.
+///
+/// Exit codes: 0 everything was made, 1 it was not and nothing is left behind, 2 wrong arguments.
 ///
 /// Examples:
 ///   headnode build
 ///   headnode build --answers answers.json --authorized-keys ~/.ssh/id_ed25519.pub
-///   headnode build --platform out/platform-20260101T000000Z.tgz --compress zstd
-///   headnode build --platform platform-20260101T000000Z.tgz --boot boot-20260101T000000Z.tgz --size 8gb
+///   headnode build --format usb,iso,qcow2 --compress zstd --output release/ --sign release.key
+///   headnode build --platform platform-20260101T000000Z.tgz --boot boot-20260101T000000Z.tgz
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -37,6 +52,14 @@ pub struct Args {
     spec: Option<PathBuf>,
     #[command(flatten)]
     flags: Spec,
+    /// The lock file that pins the spec's parts
+    #[arg(long, value_name = "FILE", default_value = lock::DEFAULT)]
+    lock: PathBuf,
+    /// Take only what the lock file pins, and use no network
+    #[arg(long)]
+    locked: bool,
+    #[command(flatten)]
+    cache: Place,
     /// Tell the result as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -45,7 +68,7 @@ pub struct Args {
 /// Runs the verb.
 ///
 /// # Errors
-/// When the image cannot be made.
+/// When the images cannot be made.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let default = Path::new(spec::DEFAULT);
     let file = args.spec.or_else(|| default.is_file().then(|| default.to_owned()));
@@ -54,9 +77,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Err(problems) = spec.features(&process_env) {
         anyhow::bail!(problems.join("\n"));
     }
-    let inputs = assemble::inputs(spec)?;
+    let parts = &spec.parts;
+    let artefacts = if args.locked {
+        let lock = Lock::read(&args.lock)?;
+        let lock = lock.with_context(|| {
+            format!("{} is missing: make it with `headnode fetch`", args.lock.display())
+        })?;
+        resolve_locked(&spec, &process_env, &lock, &args.cache.open()?)?
+    } else if parts.zones.is_empty() && parts.files.is_empty() && parts.extra_files.is_empty() {
+        Vec::new()
+    } else {
+        let transfer = Transfer { patience: Patience::default(), jobs: JOBS, quiet: args.json };
+        fetch::pin_spec(&spec, &args.lock, &args.cache, &Update::Nothing, transfer)?.0
+    };
+    let inputs = assemble::inputs(spec, artefacts)?;
     let folder = match &inputs.output {
-        Some(file) if file.is_dir() => anyhow::bail!("{} is a folder", file.display()),
+        Some(path) if assemble::is_folder(path) => path.clone(),
         Some(file) => match file.parent() {
             Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
             Some(parent) => parent.to_owned(),
@@ -76,19 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .map_err(|error| explain_full(error, &folder, work.path()))?;
     drop(work);
     if args.json {
-        let report = json!({
-            "image": built.image,
-            "manifest": built.manifest_path,
-            "partition_map": built.partition_map,
-            "size": built.manifest.image.as_ref().map(|image| image.size),
-            "file_size": built.file_size,
-            "mapped": built.mapped,
-            "free": built.free,
-            "disk_guid": built.manifest.image.as_ref().map(|image| &image.disk_guid),
-            "seconds": steps.times().iter().map(|(name, took)| json!({"step": name, "seconds": took.as_secs_f64()})).collect::<Vec<_>>(),
-            "peak_rss": peak_rss(),
-        });
-        println!("{report:#}");
+        println!("{:#}", report(&built, &steps));
     } else {
         steps.table();
         print(&built);
@@ -96,19 +120,52 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn report(built: &Built, steps: &Steps) -> Value {
+    let image = built.manifest.image.as_ref();
+    let first = built.files.iter().find(|(made, _)| made.image);
+    let is_manifest = |made: &Made| made.name.ends_with(".manifest.json");
+    let file = |(made, place): &(Made, PathBuf)| {
+        json!({
+            "path": place,
+            "format": made.format,
+            "image": made.image,
+            "size": fs::metadata(place).map_or(0, |meta| meta.len()),
+        })
+    };
+    json!({
+        "image": first.map(|(_, place)| place),
+        "manifest": built.place(is_manifest),
+        "partition_map": built.place(|made| made.name.ends_with(".partition.map")),
+        "files": built.files.iter().map(file).collect::<Vec<_>>(),
+        "size": image.map(|image| image.size),
+        "file_size": first.and_then(|(_, place)| fs::metadata(place).ok()).map(|meta| meta.len()),
+        "mapped": built.mapped,
+        "free": built.free,
+        "disk_guid": image.map(|image| &image.disk_guid),
+        "seconds": steps.times().iter().map(|(name, took)| json!({"step": name, "seconds": took.as_secs_f64()})).collect::<Vec<_>>(),
+        "peak_rss": peak_rss(),
+    })
+}
+
 fn print(built: &Built) {
-    let size = built.manifest.image.as_ref().map_or(0, |image| image.size);
-    println!("{}", built.image.display());
-    println!(
-        "  {} disk, {} of it data, {} in the file; {} free on the key",
-        bytes(size),
-        bytes(built.mapped),
-        bytes(built.file_size),
-        bytes(built.free)
-    );
-    println!("  manifest: {}", built.manifest_path.display());
-    if let Some(map) = &built.partition_map {
-        println!("  partition map: {}", map.display());
+    for (made, place) in built.files.iter().filter(|(made, _)| made.image) {
+        let size = fs::metadata(place).map_or(0, |meta| meta.len());
+        println!("{}  {}", place.display(), bytes(size));
+        if made.format == Some(Format::Usb)
+            && let (Some(image), Some(free)) = (&built.manifest.image, built.free)
+        {
+            println!(
+                "  {} disk, {} of it data; {} free on the key",
+                bytes(image.size),
+                bytes(built.mapped),
+                bytes(free)
+            );
+        }
+    }
+    let beside: Vec<_> = built.files.iter().filter(|(made, _)| !made.image).collect();
+    println!("with");
+    for (_, place) in beside {
+        println!("  {}", place.display());
     }
 }
 

@@ -119,25 +119,54 @@ pub(super) fn pin(
     update: &Update,
 ) -> anyhow::Result<(Vec<Artefact>, Vec<Change>, u64)> {
     let spec = read_spec(&common.spec, &common.feature, &common.no_feature)?;
-    let old = Lock::read(&common.lock)?;
-    let cache = common.cache.open()?;
     let stall = Duration::try_from_secs_f64(common.stall)
         .ok()
         .filter(|stall| !stall.is_zero())
         .context("reading --stall: it must be more than 0 seconds")?;
     let attempts = common.attempts.max(1);
-    let http = Http::new(Patience { attempts, stall, ..Patience::default() });
+    let transfer = Transfer {
+        patience: Patience { attempts, stall, ..Patience::default() },
+        jobs: usize::from(common.jobs),
+        quiet: common.json,
+    };
+    pin_spec(&spec, &common.lock, &common.cache, update, transfer)
+}
+
+/// How files are transferred.
+pub(super) struct Transfer {
+    /// What servers may do.
+    pub patience: Patience,
+    /// How many at the same time.
+    pub jobs: usize,
+    /// Whether nothing is shown.
+    pub quiet: bool,
+}
+
+/// As [`pin`], of a spec that was read already.
+///
+/// # Errors
+/// As [`pin`].
+pub(super) fn pin_spec(
+    spec: &Spec,
+    lock_file: &Path,
+    cache: &Place,
+    update: &Update,
+    transfer: Transfer,
+) -> anyhow::Result<(Vec<Artefact>, Vec<Change>, u64)> {
+    let Transfer { patience, jobs, quiet } = transfer;
+    let old = Lock::read(lock_file)?;
+    let cache = cache.open()?;
+    let http = Http::new(patience);
     interrupt::watch_transfers()?;
-    let jobs = usize::from(common.jobs);
-    let wanted = plan::plan(&spec, &process_env, old.as_ref(), update, &http, jobs)?;
-    let board = Transfers::new(common.json);
+    let wanted = plan::plan(spec, &process_env, old.as_ref(), update, &http, jobs)?;
+    let board = Transfers::new(quiet);
     let artefacts = fetch::fetch(wanted, &cache, &http, jobs, &board);
     board.finish();
     let artefacts = artefacts?;
     let lock = fetch::lock_of(&artefacts);
     let changes = lock::changes(&old.clone().unwrap_or_default(), &lock);
     if old.as_ref() != Some(&lock) {
-        lock.write(&common.lock)?;
+        lock.write(lock_file)?;
     }
     Ok((artefacts, changes, board.transferred()))
 }

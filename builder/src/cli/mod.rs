@@ -1,10 +1,10 @@
 //! The verbs of the command line, one file each: arguments in, calls out, text or JSON out.
 
 pub mod build;
+pub mod cache;
 pub mod completion;
 pub mod diff;
 pub mod extract;
-pub mod cache;
 pub mod fetch;
 pub mod inspect;
 pub mod interrupt;

@@ -15,10 +15,9 @@ use std::path::Path;
 use headnode_model::paths;
 use serde::Serialize;
 
-use crate::image::SECTOR;
-use crate::image::fat::{Volume, reader};
 use crate::image::gpt::Table;
 use crate::image::reader::ImageFile;
+use crate::image::{SECTOR, fat, iso};
 
 /// Files with more pieces than this in all are refused: they would fill the memory.
 const MAX_EXTENTS: usize = 4_000_000;
@@ -145,12 +144,22 @@ impl Contents {
     pub fn of(mut image: ImageFile) -> Result<Self, Error> {
         let mut notes = Vec::new();
         let (scheme, disk_id, mut parts) = divide(&mut image, &mut notes)?;
+        use FileSystemError::{Fat, Iso};
         for part in &mut parts {
-            match file_system(&image.file, part.offset, part.length) {
+            match fat(&image.file, part.offset, part.length) {
                 Ok(files) => part.files = Some(files),
-                Err(reader::Error::NotFat(_)) if !part.kind.contains("FAT") => {}
+                Err(Fat(fat::reader::Error::NotFat(_))) if !part.kind.contains("FAT") => {}
                 Err(error) => part.problem = Some(error.to_string()),
             }
+        }
+        let disc = match disc(&image.file, image.size) {
+            Ok(files) => Some((Some(files), None)),
+            Err(Iso(iso::reader::Error::NotIso(_))) => None,
+            Err(error) => Some((None, Some(error.to_string()))),
+        };
+        if let Some((files, problem)) = disc {
+            parts.retain(|part| part.number != 0);
+            parts.insert(0, Part { kind: "disc", files, problem, ..whole_disk(image.size) });
         }
         if scheme == Scheme::None && parts.iter().all(|part| part.files.is_none()) {
             return Err(Error::Unknown { gpt: notes.join("; ") });
@@ -252,6 +261,20 @@ impl Read for Extents<'_> {
     }
 }
 
+fn whole_disk(size: u64) -> Part {
+    Part {
+        number: 0,
+        name: String::new(),
+        kind: "whole disk",
+        type_id: String::new(),
+        guid: None,
+        offset: 0,
+        length: size,
+        files: None,
+        problem: None,
+    }
+}
+
 type Divided = (Scheme, Option<String>, Vec<Part>);
 
 /// The partitions of a disk.
@@ -280,19 +303,9 @@ fn divide(image: &mut ImageFile, notes: &mut Vec<String>) -> Result<Divided, Err
         }
         Err(error) => error.to_string(),
     };
-    let whole = Part {
-        number: 0,
-        name: String::new(),
-        kind: "whole disk",
-        type_id: String::new(),
-        guid: None,
-        offset: 0,
-        length: size,
-        files: None,
-        problem: None,
-    };
+    let whole = whole_disk(size);
     // A file system's boot sector is signed as an MBR is: it is asked first.
-    if file_system(&image.file, 0, size).is_ok() {
+    if fat(&image.file, 0, size).is_ok() {
         return Ok((Scheme::None, None, vec![whole]));
     }
     match mbr::read(&mut image.file, size)? {
@@ -319,19 +332,31 @@ fn divide(image: &mut ImageFile, notes: &mut Vec<String>) -> Result<Divided, Err
     }
 }
 
-/// The file system that fills a part of the disk. Another kind (ISO 9660) is to be tried here and
-/// told in the same form.
-fn file_system(disk: &File, start: u64, length: u64) -> Result<FileSystem, reader::Error> {
-    let mut volume = Volume::open(disk, start, length)?;
+/// Why a file system cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileSystemError {
+    /// It is FAT, or nothing that is known.
+    #[error(transparent)]
+    Fat(#[from] fat::reader::Error),
+    /// It is ISO 9660.
+    #[error(transparent)]
+    Iso(#[from] iso::reader::Error),
+}
+
+/// The FAT file system that fills a part of the disk.
+///
+/// # Errors
+/// When there is none, or it is damaged.
+pub fn fat(disk: &File, start: u64, length: u64) -> Result<FileSystem, FileSystemError> {
+    let mut volume = fat::Volume::open(disk, start, length)?;
     let nodes = volume.walk()?;
-    let mut pieces = 0;
+    let mut pieces = Pieces::default();
     let mut entries = Vec::with_capacity(nodes.len());
     for node in nodes {
         let extents = if node.folder { Ok(Vec::new()) } else { volume.extents(&node) };
-        pieces += extents.as_ref().map_or(0, Vec::len);
-        if pieces > MAX_EXTENTS {
-            let what = "its files are in too many pieces";
-            return Err(reader::Error::Damaged { path: node.path, what });
+        if pieces.too_many(&extents) {
+            let error = fat::reader::Error::Damaged { path: node.path, what: Pieces::WHAT };
+            return Err(error.into());
         }
         entries.push(Entry {
             path: plain(&node.path),
@@ -340,12 +365,48 @@ fn file_system(disk: &File, start: u64, length: u64) -> Result<FileSystem, reade
             extents: extents.map_err(|error| error.to_string()),
         });
     }
-    Ok(FileSystem {
-        kind: "FAT32",
-        label: plain(volume.label()),
-        block: volume.cluster_bytes(),
-        entries,
-    })
+    let (label, block) = (plain(volume.label()), volume.cluster_bytes());
+    Ok(FileSystem { kind: "FAT32", label, block, entries })
+}
+
+/// The ISO 9660 file system of a disc; it fills the whole of it, whatever partitions it has besides.
+/// Symbolic links are left out.
+///
+/// # Errors
+/// When it is no disc, or it is damaged.
+pub fn disc(disk: &File, length: u64) -> Result<FileSystem, FileSystemError> {
+    let mut volume = iso::reader::Volume::open(disk, 0, length)?;
+    let nodes = volume.walk()?;
+    let mut pieces = Pieces::default();
+    let mut entries = Vec::with_capacity(nodes.len());
+    for node in nodes.into_iter().filter(|node| node.link.is_none()) {
+        let extents = if node.folder { Ok(Vec::new()) } else { volume.extents(&node) };
+        if pieces.too_many(&extents) {
+            let error = iso::reader::Error::Damaged { path: node.path, what: Pieces::WHAT };
+            return Err(error.into());
+        }
+        entries.push(Entry {
+            path: plain(&node.path),
+            folder: node.folder,
+            size: node.size,
+            extents: extents.map_err(|error| error.to_string()),
+        });
+    }
+    let (label, block) = (plain(volume.label()), iso::BLOCK);
+    Ok(FileSystem { kind: "ISO 9660", label, block, entries })
+}
+
+/// Counts the pieces of files, so that a hostile image does not fill the memory.
+#[derive(Default)]
+struct Pieces(usize);
+
+impl Pieces {
+    const WHAT: &'static str = "its files are in too many pieces";
+
+    fn too_many<E>(&mut self, extents: &Result<Vec<(u64, u64)>, E>) -> bool {
+        self.0 += extents.as_ref().map_or(0, Vec::len);
+        self.0 > MAX_EXTENTS
+    }
 }
 
 /// A name without anything that a terminal would obey.

@@ -1,10 +1,10 @@
 //! The manifest of an image: written by a build, checked by `headnode verify`.
 
+pub mod bmap;
 pub mod gaps;
 pub mod provenance;
 pub mod sbom;
 pub mod signature;
-pub mod bmap;
 pub mod sums;
 pub mod verify;
 

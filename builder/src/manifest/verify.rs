@@ -14,13 +14,18 @@ use sha2::{Digest, Sha256};
 
 use super::gaps;
 use super::signature::{self, PublicKey, Status};
-use crate::image::SECTOR;
+use crate::boot::grub_iso;
+use crate::contents::{self, Entry, FileSystem};
 use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
-use crate::image::fat::{Node, Volume};
+use crate::image::fat::Volume;
 use crate::image::gpt::Table;
 use crate::image::output::hex;
 use crate::image::reader::ImageFile;
+use crate::image::{SECTOR, iso};
 
+/// Loaders on discs that the manifest does not list.
+const DISC_LOADERS: [&str; 4] =
+    [grub_iso::BIOS_PATH, grub_iso::ESP_PATH, "boot/cdboot", "boot/efiboot.img"];
 /// The largest manifest that is read from an image, in bytes.
 const MAX_MANIFEST: u64 = 64 << 20;
 
@@ -64,8 +69,7 @@ pub struct Options<'a> {
 /// Checks an image. `progress` is called with the bytes looked at so far and those in all.
 ///
 /// A packed image is unpacked into an unnamed sparse file first, as its parts are read in the order
-/// of the manifest. An ISO is to be looked into by `contents` once that reads one.
-///
+/// of the manifest.///
 /// # Errors
 /// When the image cannot be read at all, or there is no manifest to check it against. What is
 /// merely damaged is in the report.
@@ -148,6 +152,10 @@ impl Checker<'_> {
         }
         let table = match Table::read(&mut image.file, image.size) {
             Ok(table) => table,
+            // Discs that are no disks have none.
+            Err(_) if is_disc(image) && whole.is_none_or(|whole| whole.partitions.is_empty()) => {
+                return None;
+            }
             Err(error) => {
                 self.add("the partition table", error.to_string());
                 return None;
@@ -227,13 +235,15 @@ impl Checker<'_> {
         table: Option<&Table>,
         outer: Option<&Manifest>,
     ) -> anyhow::Result<()> {
-        let place = place(image, table, ROOT_NUMBER, ROOT_START);
-        let opened = Volume::open(&image.file, place.0, place.1).and_then(|mut volume| {
-            let nodes = volume.walk()?;
-            Ok((volume, nodes))
-        });
-        let (mut volume, nodes) = match opened {
-            Ok(opened) => opened,
+        let disc = is_disc(image);
+        let opened = if disc {
+            contents::disc(&image.file, image.size)
+        } else {
+            let (start, length) = place(image, table, ROOT_NUMBER, ROOT_START);
+            contents::fat(&image.file, start, length)
+        };
+        let files = match opened {
+            Ok(files) => files,
             Err(error) if outer.is_none() => {
                 return Err(error).context("reading the key: there is no manifest beside the image, and none can be read from it");
             }
@@ -244,30 +254,27 @@ impl Checker<'_> {
         };
         let inner = match outer {
             Some(_) => None,
-            None => Some(key_manifest(&mut volume, &nodes)?),
+            None => Some(key_manifest(&image.file, &files)?),
         };
         let Some(manifest) = outer.or(inner.as_ref()) else { return Ok(()) };
-        let mut found: BTreeMap<&str, &Node> = nodes
-            .iter()
-            .filter(|node| !node.folder)
-            .map(|node| (node.path.as_str(), node))
-            .collect();
+        let mut found: BTreeMap<&str, &Entry> =
+            files.files().map(|entry| (entry.path.as_str(), entry)).collect();
         for file in &manifest.files {
-            let Some(node) = found.remove(file.path.as_str()) else {
+            let Some(entry) = found.remove(file.path.as_str()) else {
                 self.add(&file.path, "it is missing");
                 continue;
             };
-            if node.size != file.size {
+            if entry.size != file.size {
                 self.add(
                     &file.path,
-                    format!("it has {} bytes instead of {}", node.size, file.size),
+                    format!("it has {} bytes instead of {}", entry.size, file.size),
                 );
                 continue;
             }
-            let extents = match volume.extents(node) {
+            let extents = match &entry.extents {
                 Ok(extents) => extents,
                 Err(error) => {
-                    self.add(&file.path, error.to_string());
+                    self.add(&file.path, error);
                     continue;
                 }
             };
@@ -275,8 +282,14 @@ impl Checker<'_> {
             self.bytes += file.size;
             let Some(sha256) = file.sha256.as_ref().filter(|_| self.deep) else { continue };
             let mut disk = &image.file;
-            if self.hash(&mut disk, &extents, 0)? != *sha256 {
+            if self.hash(&mut disk, extents, 0)? != *sha256 {
                 self.add(&file.path, "its content is not what was written");
+            }
+        }
+        if disc {
+            // A disc's loaders are told their place on it: only the disc's own digests know them.
+            for path in DISC_LOADERS {
+                found.remove(path);
             }
         }
         // The manifest on the key cannot list itself, nor the file that tells its digest.
@@ -369,24 +382,32 @@ fn place(image: &ImageFile, table: Option<&Table>, number: u32, usual: u64) -> (
     }
 }
 
+/// Whether the image is a disc: ISO 9660, from its 17th block on.
+fn is_disc(image: &ImageFile) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut mark = [0; 5];
+    image.file.read_exact_at(&mut mark, 16 * iso::BLOCK + 1).is_ok() && mark == *b"CD001"
+}
+
 /// The manifest that lies on the key.
 ///
 /// # Errors
 /// When there is none, or it is damaged.
-pub fn key_manifest(volume: &mut Volume<&File>, nodes: &[Node]) -> anyhow::Result<Manifest> {
-    let node = nodes.iter().find(|node| node.path == paths::KEY_MANIFEST && !node.folder);
-    let Some(node) = node else {
+fn key_manifest(disk: &File, files: &FileSystem) -> anyhow::Result<Manifest> {
+    use std::os::unix::fs::FileExt as _;
+    let Some(entry) = files.entry(paths::KEY_MANIFEST).filter(|entry| !entry.folder) else {
         bail!("the key holds no {}: this is no image of a headnode", paths::KEY_MANIFEST);
     };
-    if node.size > MAX_MANIFEST {
-        bail!("the key's {} has {} bytes, which cannot be", node.path, node.size);
+    if entry.size > MAX_MANIFEST {
+        bail!("the key's {} has {} bytes, which cannot be", entry.path, entry.size);
     }
+    let extents = entry.extents.as_ref().map_err(|why| anyhow::anyhow!(why.clone()));
     let mut text = Vec::new();
-    volume
-        .read(node, &mut |part| {
-            text.extend_from_slice(part);
-            Ok(())
-        })
-        .context("reading the key's manifest")?;
+    for (offset, length) in extents.context("reading the key's manifest")? {
+        let begin = text.len();
+        text.resize(begin + usize::try_from(*length).unwrap_or(0), 0);
+        let part = text.get_mut(begin..).unwrap_or_default();
+        disk.read_exact_at(part, *offset).context("reading the key's manifest")?;
+    }
     Manifest::parse(&text).context("reading the key's manifest")
 }

@@ -148,7 +148,11 @@ pub const TOP: &[Key] = &[
     key("authorized-keys", Form::Path, "public keys that may log in as root"),
     key("bits-branch", Form::Name, "branch of all parts that do not name one"),
     key("bits-dir", Form::Path, "folder for source bits-dir; SOURCE_BITS_DIR wins over it"),
-    key("boot", Form::Path, "tarball of the illumos loader, boot-<stamp>.tgz; without it GRUB boots"),
+    key(
+        "boot",
+        Form::Path,
+        "tarball of the illumos loader, boot-<stamp>.tgz; without it GRUB boots",
+    ),
     key("build-tgz", Form::Bool, "not used: `compress` and `formats` say what is made"),
     key("clean-cache", Form::Bool, "not used: see `headnode cache gc`"),
     key("coal-enable-serial", Form::Bool, "serial ports of the VMware machine"),

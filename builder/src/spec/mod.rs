@@ -48,9 +48,21 @@ pub struct Spec {
     /// Public keys that may log in as root
     #[arg(long, value_name = "FILE")]
     pub authorized_keys: Option<PathBuf>,
-    /// The image; by default out/headnode-<version>-<stamp>.img, with .zst or .gz when compressed
-    #[arg(long, short, value_name = "FILE")]
+    /// The image, or the folder for all files; by default out/headnode-<version>-<stamp>.img and so on
+    #[arg(long, short, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
+    /// What to make, all from one tree: usb (a disk image), iso, pxe, qcow2, vmdk, tar; usb by default
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMAT,…")]
+    #[serde(skip)]
+    pub format: Vec<Format>,
+    /// Sign the manifests and digests with this key, see `headnode key`
+    #[arg(long = "sign", value_name = "KEY")]
+    #[serde(skip)]
+    pub signing_key: Option<PathBuf>,
+    /// Put the answers' passwords on the key in clear, as Triton's own scripts need them
+    #[arg(long)]
+    #[serde(skip)]
+    pub clear_answers: bool,
     /// How to compress the image
     #[arg(long, value_enum)]
     pub compress: Option<Compression>,
@@ -90,6 +102,35 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>
         Some(Paths::One(path)) => vec![path],
         Some(Paths::Many(paths)) => paths,
     })
+}
+
+/// What an image is made as.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Deserialize,
+    serde::Serialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A raw disk image, for a USB key or a machine's disk.
+    Usb,
+    /// A disc image, which is good for a USB key too.
+    Iso,
+    /// Files for a boot server.
+    Pxe,
+    /// QEMU's disk format.
+    Qcow2,
+    /// VMware's disk format, and the machine that belongs to it.
+    Vmdk,
+    /// The key's files in a tar.
+    Tar,
 }
 
 /// A console of the boot menu. The loader's names (C§1.11) and Linux's are the same ports.
@@ -271,6 +312,8 @@ impl Spec {
         let wrong = |source| Error::Syntax { path: PathBuf::from(DEFAULT), source };
         let mut spec: Self = serde_json::from_value(values.clone()).map_err(wrong)?;
         spec.parts = serde_json::from_value(values).map_err(wrong)?;
+        spec.format.clone_from(&spec.parts.formats);
+        spec.signing_key.clone_from(&spec.parts.signing_key);
         let own = merged.values.iter().filter_map(|(name, value)| {
             let known = keys::TOP.iter().any(|key| key.name == name);
             let base = value.as_str().filter(|base| base.starts_with('/') || !known)?;
@@ -292,6 +335,9 @@ impl Spec {
             answer_file: self.answer_file.or(base.answer_file),
             authorized_keys: self.authorized_keys.or(base.authorized_keys),
             output: self.output.or(base.output),
+            format: if self.format.is_empty() { base.format } else { self.format },
+            signing_key: self.signing_key.or(base.signing_key),
+            clear_answers: self.clear_answers || base.clear_answers,
             compress: self.compress.or(base.compress),
             size: self.size.or(base.size),
             console: self.console.or(base.console),

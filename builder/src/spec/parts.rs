@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Spec;
 use super::keys;
+use super::{Format, Spec};
 
 /// Where builds are published when the file does not say.
 pub const MANTA_URL: &str = "https://us-central.manta.mnx.io";
@@ -60,8 +60,8 @@ pub struct Parts {
     pub extra_files: BTreeMap<String, PathBuf>,
     /// Folder with SAPI's `application.json`, `services/` and `manifests/`.
     pub sapi_config: Option<PathBuf>,
-    /// Formats to make, as [`keys::FORMATS`] names them.
-    pub formats: Vec<String>,
+    /// Formats to make.
+    pub formats: Vec<Format>,
     /// Key that signs the manifest.
     pub signing_key: Option<PathBuf>,
     /// Serial port of the illumos loader, `ttya` to `ttyd`.

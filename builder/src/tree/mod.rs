@@ -121,8 +121,8 @@ impl Tree {
     }
 
     /// The files with their content.
-    pub fn into_files(self) -> Vec<(String, Content)> {
-        self.items.into_iter().map(|(path, item)| (path, item.content)).collect()
+    pub fn files(&self) -> Vec<(String, Content)> {
+        self.items.iter().map(|(path, item)| (path.clone(), item.content.clone())).collect()
     }
 }
 
