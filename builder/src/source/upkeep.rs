@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -139,12 +140,16 @@ impl Cache {
                 continue;
             }
             let Ok(lock) = File::open(&path) else { continue };
+            // In use; or another clean-up deleted it since we opened it, and somebody else may have
+            // made a new one, which we do not hold.
+            if lock.try_lock().is_err() || lock.metadata().is_ok_and(|meta| meta.nlink() == 0) {
+                continue;
+            }
             let data = path.with_extension("");
             let touched = fs::metadata(&data).and_then(|meta| meta.modified()).ok();
             // Without a word on age, what may still be resumed today stays.
             let since = keep.since.unwrap_or_else(|| days_ago(1));
-            let fresh = touched.is_some_and(|time| time >= since);
-            if fresh || lock.try_lock().is_err() {
+            if touched.is_some_and(|time| time >= since) {
                 continue;
             }
             count += usize::from(touched.is_some());
