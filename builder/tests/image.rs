@@ -7,101 +7,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use headnode::image::Content;
 use headnode::image::fat::{Format, Plan};
 use proptest::prelude::*;
 
+#[path = "support/linux.rs"]
+mod support;
+
+use support::{Parts, run, text};
+
 const ROOT_OFFSET: u64 = 66 << 20;
-
-fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(args)
-        .env("LC_ALL", "C.UTF-8")
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}; ci/setup installs it"));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {}\n{text}", output.status);
-    text
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// Inputs of a build: a small platform, programs that are only headers of static ELF files.
-struct Parts {
-    dir: tempfile::TempDir,
-}
-
-impl Parts {
-    fn new(initrd_size: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let programs = dir.path().join("programs");
-        fs::create_dir(&programs).unwrap();
-        let mut elf = vec![0; 64];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[18] = 62;
-        for name in ["sdc", "sdc-agent", "sdc-booter", "sdc-control", "sdc-setup"] {
-            fs::write(programs.join(name), &elf).unwrap();
-        }
-        // Content that does not compress, the same in every run.
-        let mut state = 1_u32;
-        let mut noise = |size: usize| -> Vec<u8> {
-            let mut next = || {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 24) as u8
-            };
-            (0..size).map(|_| next()).collect()
-        };
-        let files = [
-            ("platform/etc/version/platform", b"20260102T030405Z\n".to_vec()),
-            ("platform/x86_64/initrd", noise(initrd_size)),
-            ("platform/x86_64/vmlinuz", noise(100_000)),
-        ];
-        let tarball = fs::File::create(dir.path().join("platform.tgz")).unwrap();
-        let gzip = flate2::write::GzEncoder::new(tarball, flate2::Compression::fast());
-        let mut tar = tar::Builder::new(gzip);
-        for (path, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            tar.append_data(&mut header, path, content.as_slice()).unwrap();
-        }
-        tar.into_inner().unwrap().finish().unwrap();
-        fs::write(dir.path().join("answers.json"), "{\"datacenter_name\": \"dc1\"}").unwrap();
-        Self { dir }
-    }
-
-    fn command(&self, output: &Path) -> Command {
-        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headnode"));
-        command
-            .arg("build")
-            .arg("--platform")
-            .arg(self.dir.path().join("platform.tgz"))
-            .arg("--runtime-dir")
-            .arg(self.dir.path().join("programs"))
-            .arg("--answers")
-            .arg(self.dir.path().join("answers.json"))
-            .arg("--overlays")
-            .arg(tree.join("overlays"))
-            .arg("--firmware")
-            .arg(tree.join("firmware/catalogue.toml"))
-            .arg("--output")
-            .arg(output)
-            .env_remove("SOURCE_DATE_EPOCH");
-        command
-    }
-
-    fn build(&self, output: &Path, more: &[&str]) {
-        let result = self.command(output).args(more).output().unwrap();
-        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
-    }
-}
 
 fn headnode(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_headnode")).args(args).output().unwrap()
@@ -180,31 +98,6 @@ fn a_second_platform_is_offered_for_rolling_back() {
     let script = dir.join("grub.cfg");
     fs::write(&script, menu).unwrap();
     run("grub-script-check", &[text(&script)]);
-}
-
-#[test]
-fn two_builds_in_different_folders_and_times_are_identical() {
-    let images: Vec<(tempfile::TempDir, Vec<u8>, Vec<u8>)> = (0..2)
-        .map(|_| {
-            let parts = Parts::new(1_000_000);
-            let out = tempfile::tempdir().unwrap();
-            let image = out.path().join("headnode.img");
-            parts.build(&image, &[]);
-            let manifest = fs::read(out.path().join("headnode.img.manifest.json")).unwrap();
-            let bytes = fs::read(&image).unwrap();
-            // Files have times of whole seconds at best: be sure that the next build has others.
-            let begun = std::time::SystemTime::now();
-            let second = std::time::Duration::from_millis(1100);
-            while begun.elapsed().unwrap() < second {
-                std::thread::yield_now();
-            }
-            (out, bytes, manifest)
-        })
-        .collect();
-    assert!(images[0].1 == images[1].1, "the images differ");
-    assert_eq!(images[0].2, images[1].2);
-    let left = fs::read_dir(images[0].0.path()).unwrap().count();
-    assert_eq!(left, 2, "something was left beside image and manifest");
 }
 
 #[test]

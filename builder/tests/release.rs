@@ -1,0 +1,294 @@
+//! What a release is made of: all formats of one build, and everything that goes with them. Needs what
+//! `ci/setup --test` installs: minisign, bmap-tools, qemu-utils, xorriso, util-linux.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+#[path = "support/linux.rs"]
+mod support;
+
+use support::{PASSWORDS, Parts, run, text};
+
+const STEM: &str = "headnode-0.1.0-20260102T030405Z";
+const ALL: &str = "usb,iso,pxe,qcow2,vmdk,tar";
+
+fn headnode(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_headnode"))
+        .args(args)
+        .env_remove("HEADNODE_KEY_PASSPHRASE")
+        .output()
+        .unwrap()
+}
+
+fn good(args: &[&str]) -> String {
+    let output = headnode(args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {said}{told}");
+    told
+}
+
+/// A signing key: its secret and public files.
+fn key(dir: &Path) -> [PathBuf; 2] {
+    let secret = dir.join("release.key");
+    good(&["key", "new", "--no-passphrase", "--output", text(&secret)]);
+    let public = dir.join("release.pub");
+    assert!(public.exists());
+    [secret, public]
+}
+
+/// All files of a folder.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .map(|path| {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())
+        })
+        .collect()
+}
+
+/// Builds all formats into a new folder below `dir`; `wrap` is a program that runs the build.
+fn release(
+    parts: &Parts,
+    secret: &Path,
+    dir: &Path,
+    wrap: &[&str],
+    env: &[(&str, &str)],
+) -> PathBuf {
+    let out = dir.join("a release");
+    let build = parts.command(&out.join(""));
+    let mut command = Command::new(wrap[0]);
+    command
+        .args(&wrap[1..])
+        .arg(build.get_program())
+        .args(build.get_args())
+        .args(["--format", ALL, "--sign", text(secret)])
+        .envs(env.iter().copied())
+        .env_remove("SOURCE_DATE_EPOCH");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // What was said is looked at like everything else.
+    let said = [output.stdout, output.stderr].concat();
+    fs::write(dir.join("said"), said).unwrap();
+    out
+}
+
+#[test]
+fn all_formats_are_the_same_whatever_surrounds_the_build() {
+    let keys = tempfile::tempdir().unwrap();
+    let [secret, _] = key(keys.path());
+    let one = {
+        let (parts, dir) = (Parts::new(1_000_000), tempfile::tempdir().unwrap());
+        // One thread, the narrowest umask.
+        let wrap = ["sh", "-c", "umask 077; exec taskset -c 0 \"$@\"", "sh"];
+        files(&release(&parts, &secret, dir.path(), &wrap, &[("LC_ALL", "C"), ("TZ", "UTC")]))
+    };
+    // Files have times of whole seconds at best: be sure that the next build has others.
+    let begun = std::time::SystemTime::now();
+    while begun.elapsed().unwrap() < std::time::Duration::from_millis(1100) {
+        std::thread::yield_now();
+    }
+    let (parts, dir) = (Parts::new(1_000_000), tempfile::tempdir().unwrap());
+    let wrap = ["sh", "-c", "umask 002; exec \"$@\"", "sh"];
+    let env = [("LC_ALL", "tr_TR.UTF-8"), ("LANG", "tr_TR.UTF-8"), ("TZ", "Asia/Kathmandu")];
+    let two = files(&release(&parts, &secret, dir.path(), &wrap, &env));
+    let names: Vec<_> = one.keys().map(|name| name.strip_prefix(STEM).unwrap()).collect();
+    let expected = [
+        "-pxe.tgz",
+        ".SHA256SUMS",
+        ".SHA256SUMS.minisig",
+        ".cdx.json",
+        ".img",
+        ".img.bmap",
+        ".img.manifest.json",
+        ".img.manifest.json.minisig",
+        ".iso",
+        ".iso.bmap",
+        ".iso.manifest.json",
+        ".iso.manifest.json.minisig",
+        ".provenance.json",
+        ".qcow2",
+        ".qcow2.manifest.json",
+        ".qcow2.manifest.json.minisig",
+        ".tgz",
+        ".vmdk",
+        ".vmdk.manifest.json",
+        ".vmdk.manifest.json.minisig",
+        ".vmx",
+    ];
+    assert_eq!(names, expected);
+    for (name, bytes) in &one {
+        assert!(two[name] == *bytes, "{name} differs");
+    }
+    assert_eq!(one.len(), two.len());
+}
+
+#[test]
+fn other_programs_agree_with_everything_that_is_made() {
+    let (parts, dir) = (Parts::new(1_000_000), tempfile::tempdir().unwrap());
+    let [secret, public] = key(dir.path());
+    let out = release(&parts, &secret, dir.path(), &["env"], &[]);
+    let path = |end: &str| out.join(format!("{STEM}{end}"));
+    let made = |end: &str| text(&path(end)).to_owned();
+    for signed in [".img.manifest.json", ".iso.manifest.json", ".SHA256SUMS"] {
+        run("minisign", &["-V", "-q", "-p", text(&public), "-m", &made(signed)]);
+    }
+    let sums = Command::new("sha256sum")
+        .args(["--strict", "--quiet", "-c", &format!("{STEM}.SHA256SUMS")])
+        .current_dir(&out)
+        .status();
+    assert!(sums.unwrap().success());
+    let copy = dir.path().join("copy.img");
+    run(
+        "bmaptool",
+        &[
+            "-q",
+            "copy",
+            "--no-sig-verify",
+            "--bmap",
+            &made(".img.bmap"),
+            &made(".img"),
+            text(&copy),
+        ],
+    );
+    run("cmp", &[text(&copy), &made(".img")]);
+    for disk in [".qcow2", ".vmdk"] {
+        run("qemu-img", &["check", "-q", &made(disk)]);
+        run("qemu-img", &["compare", "-q", &made(disk), &made(".img")]);
+    }
+    run("sgdisk", &["-v", &made(".iso")]);
+    let disc = dir.path().join("disc");
+    run("xorriso", &["-osirrox", "on", "-indev", &made(".iso"), "-extract", "/", text(&disc)]);
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    run("tar", &["-xzf", &made(".tgz"), "-C", text(&tree)]);
+    for same in
+        ["os/20260102t030405z/platform/x86_64/vmlinuz", "bundle/node.cpio.zst", ".joyliveusb"]
+    {
+        run("cmp", &[text(&disc.join(same)), text(&tree.join(same))]);
+    }
+    let served = dir.path().join("served");
+    fs::create_dir(&served).unwrap();
+    run("tar", &["-xzf", &made("-pxe.tgz"), "-C", text(&served)]);
+    let sums = Command::new("sha256sum")
+        .args(["--strict", "--quiet", "-c", "SHA256SUMS"])
+        .current_dir(&served)
+        .status();
+    assert!(sums.unwrap().success());
+    let script = fs::read_to_string(served.join("headnode.ipxe")).unwrap();
+    assert!(script.contains("headnode.manifest=sha256:"), "{script}");
+    // The key in the archive for the network is the key.
+    let key = Command::new("sh")
+        .args(["-c", "zstd -dc key.cpio.zst | cpio -idm --quiet && cat headnode-key/version"])
+        .current_dir(&served)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&key.stdout), "0.1.0\n");
+
+    for image in [".img", ".iso", ".qcow2", ".vmdk"] {
+        let told = good(&["verify", "--deep", "--public-key", text(&public), &made(image)]);
+        assert!(told.contains("whole"), "{told}");
+        let told = good(&["inspect", "--json", &made(image)]);
+        assert!(told.contains("20260102T030405Z"), "{image}: {told}");
+    }
+    let told = headnode(&["diff", &made(".img"), &made(".iso")]);
+    assert!(told.status.code().is_some_and(|code| code < 2), "{told:?}");
+    // A bit of the disc that belongs to no file.
+    let mut bytes = fs::read(path(".iso")).unwrap();
+    bytes[40_000] ^= 1;
+    fs::write(path(".iso"), bytes).unwrap();
+    assert_eq!(headnode(&["verify", &made(".iso")]).status.code(), Some(1));
+}
+
+#[test]
+fn no_password_is_in_anything_that_a_build_makes_or_says() {
+    let (parts, dir) = (Parts::new(100_000), tempfile::tempdir().unwrap());
+    let [secret, _] = key(dir.path());
+    let out = release(&parts, &secret, dir.path(), &["env"], &[("RUST_LOG", "trace")]);
+    let mut made = files(&out);
+    made.insert("what it said".to_owned(), fs::read(dir.path().join("said")).unwrap());
+    // Packed content shows nothing to a search: it is looked at unpacked, too.
+    let raw = dir.path().join("raw");
+    let disk = out.join(format!("{STEM}.qcow2"));
+    run("qemu-img", &["convert", "-O", "raw", text(&disk), text(&raw)]);
+    made.insert("qcow2".to_owned(), fs::read(raw).unwrap());
+    for (name, command) in [
+        ("tgz", format!("gzip -dc '{STEM}.tgz'")),
+        ("pxe", format!("gzip -dc '{STEM}-pxe.tgz'")),
+        ("pxe key", format!("tar -xzOf '{STEM}-pxe.tgz' key.cpio.zst | zstd -dc")),
+    ] {
+        let unpacked =
+            Command::new("sh").args(["-c", &command]).current_dir(&out).output().unwrap();
+        assert!(!unpacked.stdout.is_empty(), "{command}: {unpacked:?}");
+        made.insert(name.to_owned(), unpacked.stdout);
+    }
+    let contains = |bytes: &[u8], word: &str| {
+        regex::bytes::Regex::new(&regex::escape(word)).unwrap().is_match(bytes)
+    };
+    for (name, bytes) in &made {
+        for word in PASSWORDS {
+            assert!(!contains(bytes, word), "{word} is in {name}");
+        }
+    }
+    // The search does find what is there.
+    for name in [&format!("{STEM}.img") as &str, "qcow2", "tgz", "pxe key"] {
+        assert!(contains(&made[name], "root_password_hash"), "{name} has no answers");
+    }
+    let image = dir.path().join("clear.img");
+    parts.build(&image, &["--clear-answers"]);
+    assert!(contains(&fs::read(image).unwrap(), PASSWORDS[0]), "--clear-answers does nothing");
+}
+
+#[test]
+fn several_formats_want_a_folder() {
+    let parts = Parts::new(1000);
+    let image = parts.dir.path().join("one.img");
+    let result = parts.command(&image).args(["--format", "usb,iso"]).output().unwrap();
+    assert_eq!(result.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&result.stderr);
+    assert!(said.contains("one.img names one file") && said.contains("name a folder"), "{said}");
+    assert!(!image.exists());
+}
+
+#[test]
+fn a_locked_build_takes_what_is_pinned_and_nothing_else() {
+    let parts = Parts::new(1000);
+    let dir = parts.dir.path();
+    let bits = dir.join("bits");
+    fs::create_dir(&bits).unwrap();
+    fs::write(bits.join("sdcadm-master-20260101T000000Z-g1.sh"), "#!/bin/bash\necho sdcadm\n")
+        .unwrap();
+    fs::write(dir.join("motd"), "hello\n").unwrap();
+    let spec = dir.join("build.spec");
+    let text_of_spec = serde_json::json!({
+        "platform": "platform.tgz",
+        "extra-files": {"extra/motd": "motd"},
+        "files": {"sdcadm": {"source": "dir", "path": "bits", "file": {"base": "sdcadm", "ext": "sh"}}},
+    });
+    fs::write(&spec, text_of_spec.to_string()).unwrap();
+    let (lock, cache) = (dir.join("build.lock"), dir.join("cache"));
+    let fetch = ["--spec", text(&spec), "--lock", text(&lock), "--cache", text(&cache)];
+    let build = |image: &Path, more: &[&str]| {
+        let mut command = parts.command(image);
+        command.args(fetch).args(more).output().unwrap()
+    };
+    let image = dir.join("a.img");
+    let early = build(&image, &["--locked"]);
+    assert!(String::from_utf8_lossy(&early.stderr).contains("headnode fetch"), "{early:?}");
+    good(&[&["fetch"], &fetch[..]].concat());
+    let done = build(&image, &["--locked"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let key = format!("{}@@{}", text(&image), 66 << 20);
+    assert_eq!(run("mtype", &["-i", &key, "::/extra/motd"]), "hello\n");
+    assert!(run("mtype", &["-i", &key, "::/sdcadm-install.sh"]).contains("echo sdcadm"));
+    // A file that changed since it was pinned is refused.
+    fs::write(dir.join("motd"), "other\n").unwrap();
+    let changed = build(&image, &["--locked"]);
+    assert_eq!(changed.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&changed.stderr);
+    assert!(said.contains("extra-files.extra/motd"), "{said}");
+}
