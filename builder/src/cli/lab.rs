@@ -171,7 +171,8 @@ enum Verb {
 
 #[derive(clap::Args, Debug)]
 struct LabArgs {
-    /// The headnode's disk image: raw, compressed (zstd, gzip), qcow2, vmdk or ISO; it is only read
+    /// The headnode's disk image: raw, compressed (zstd, gzip), qcow2, vmdk or ISO; or, with --key pxe,
+    /// the .tgz for boot servers. It is only read
     image: PathBuf,
     #[command(flatten)]
     machines: MachineArgs,
@@ -202,7 +203,7 @@ struct MachineArgs {
     /// The boot ROM of BIOS nodes: a plain PXE ROM, or QEMU's iPXE
     #[arg(long, value_enum, default_value = "pxe")]
     rom: Rom,
-    /// How the image is attached
+    /// How the image is attached; pxe: not at all, its files are served to the booting headnode
     #[arg(long, value_enum, default_value = "usb")]
     key: KeyBus,
     /// Sizes of the headnode's data disks; an empty value is no disk

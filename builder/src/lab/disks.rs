@@ -9,13 +9,15 @@ use headnode_command::Command;
 
 use super::host;
 use super::paths::Paths;
-use super::spec::{Firmware, LabSpec, MachineSpec, Rom};
+use super::spec::{Firmware, KeyBus, LabSpec, MachineSpec, Rom};
 
 /// Zeros of this length are left out of the unpacked image.
 const HOLE: usize = 64 << 10;
 
 /// The name of the headnode's boot disk in its folder.
 pub const KEY_FILE: &str = "key.qcow2";
+/// The folder of a machine with what QEMU serves to it by TFTP.
+pub const SERVED: &str = "served";
 /// The name of a UEFI machine's variables in its folder.
 pub const VARS_FILE: &str = "vars.fd";
 
@@ -80,7 +82,11 @@ pub fn make_key(paths: &Paths) -> Result<PathBuf> {
 /// # Errors
 /// When the image cannot be read or the lab's folder not be written to.
 pub fn prepare(paths: &Paths, spec: &LabSpec) -> Result<()> {
-    let image = unpack(&spec.image, &paths.file("image.raw"))?;
+    let served = spec.machines.iter().any(|m| m.key == Some(KeyBus::Pxe));
+    let image = match served {
+        true => spec.image.clone(),
+        false => unpack(&spec.image, &paths.file("image.raw"))?,
+    };
     if spec.machines.iter().any(|m| m.rom == Some(Rom::Pxe) && m.firmware == Firmware::Bios) {
         std::fs::write(paths.file("pxe-rom.ipxe"), PXE_ROM_SCRIPT)
             .context("writing the PXE ROM's script")?;
@@ -104,7 +110,10 @@ fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result
     if machine.firmware == Firmware::Uefi {
         std::fs::copy(host::OVMF_VARS, dir.join(VARS_FILE)).context("copying UEFI's variables")?;
     }
-    if machine.key.is_some() {
+    if machine.key == Some(KeyBus::Pxe) {
+        unpack_served(image, &dir.join(SERVED))
+            .with_context(|| format!("unpacking {} for the boot server", image.display()))?;
+    } else if machine.key.is_some() {
         let image = image.canonicalize().with_context(|| format!("finding {}", image.display()))?;
         let format = format_of(&image)?;
         Command::new("qemu-img")
@@ -114,6 +123,14 @@ fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result
             .run()
             .context("laying an overlay over the image")?;
     }
+    Ok(())
+}
+
+/// Unpacks the files for boot servers.
+fn unpack_served(bundle: &Path, to: &Path) -> Result<()> {
+    let file = BufReader::new(File::open(bundle)?);
+    // Never outside of the folder: the crate refuses such paths.
+    tar::Archive::new(flate2::bufread::MultiGzDecoder::new(file)).unpack(to)?;
     Ok(())
 }
 

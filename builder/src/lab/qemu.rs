@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::disks::{KEY_FILE, VARS_FILE, disk_file};
+use super::disks::{KEY_FILE, SERVED, VARS_FILE, disk_file};
 use super::host;
 use super::spec::{Accel, EXTERNAL_IP, Firmware, KeyBus, LabSpec, MachineSpec, Rom};
 
@@ -15,6 +15,9 @@ pub const SERIAL_SOCKET: &str = "serial.sock";
 pub const QMP_SOCKET: &str = "qmp.sock";
 /// QMP for the supervisor.
 pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// The script among the files for boot servers that starts a Linux headnode.
+const PXE_SCRIPT: &str = "headnode.ipxe";
 
 /// The arguments with which the machine is switched on.
 pub fn arguments(lab: &LabSpec, machine: &MachineSpec, lab_dir: &Path) -> Vec<String> {
@@ -48,7 +51,8 @@ fn base(line: &mut Line, lab: &LabSpec, machine: &MachineSpec) {
     line.add("-display", "none");
     // SeaBIOS, and through it a node's iPXE, speaks on the serial line when there is no graphics.
     // The headnode's loader does so by itself and would be heard twice.
-    let serial_bios = machine.key.is_none() && machine.firmware == Firmware::Bios;
+    let loader = machine.key.is_some_and(|key| key != KeyBus::Pxe);
+    let serial_bios = !loader && machine.firmware == Firmware::Bios;
     line.add("-machine", if serial_bios { "q35,graphics=off" } else { "q35" });
     match lab.accel {
         Accel::Kvm => {
@@ -94,10 +98,10 @@ fn firmware(line: &mut Line, machine: &MachineSpec, lab_dir: &Path) {
 
 fn disks(line: &mut Line, machine: &MachineSpec) {
     let name = &machine.name;
-    if let Some(bus) = machine.key {
+    if let Some(bus) = machine.key.filter(|key| *key != KeyBus::Pxe) {
         let (device, drive) = match bus {
             KeyBus::Usb => ("usb-storage,bus=usb.0,removable=on", "discard=unmap"),
-            KeyBus::Virtio => ("virtio-blk-pci", "discard=unmap"),
+            KeyBus::Virtio | KeyBus::Pxe => ("virtio-blk-pci", "discard=unmap"),
             KeyBus::Cdrom => ("ide-cd", "media=cdrom,readonly=on"),
         };
         if bus == KeyBus::Usb {
@@ -141,8 +145,15 @@ fn nics(line: &mut Line, machine: &MachineSpec) {
             let forward = format!(",hostfwd=tcp:127.0.0.1:{}-{EXTERNAL_IP}:{}", f.host, f.guest);
             netdev.push_str(&forward);
         }
+        // QEMU's ROM for the NIC is an iPXE, which loads the script that it is told.
+        let boot = if machine.key == Some(KeyBus::Pxe) {
+            netdev.push_str(&format!(",tftp={SERVED},bootfile={PXE_SCRIPT}"));
+            "bootindex=1"
+        } else {
+            "romfile="
+        };
         line.add("-netdev", netdev);
-        line.add("-device", format!("virtio-net-pci,id=nic1,netdev=external,mac={mac},romfile="));
+        line.add("-device", format!("virtio-net-pci,id=nic1,netdev=external,mac={mac},{boot}"));
     }
 }
 

@@ -52,6 +52,9 @@ pub enum KeyBus {
     Virtio,
     /// A disc in a SATA drive; for ISO images.
     Cdrom,
+    /// Not at all: the headnode boots from the network, from the files for boot servers that
+    /// `headnode build --format pxe` made. BIOS only.
+    Pxe,
 }
 
 /// Who runs the guests' instructions.
@@ -105,8 +108,8 @@ impl std::str::FromStr for Forward {
 /// What `lab up` is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The headnode's disk image: raw, compressed with zstd or gzip, qcow2, vmdk or ISO; known by its
-    /// content.
+    /// The headnode's disk image: raw, compressed with zstd or gzip, qcow2, vmdk or ISO, known by its
+    /// content; or the files for boot servers.
     pub image: PathBuf,
     /// The lab's folder.
     pub dir: PathBuf,
@@ -197,6 +200,11 @@ impl Options {
             for size in disks.iter().filter(|s| !(1 << 20..=1 << 44).contains(*s)) {
                 faults.push(format!("{what}: {size} bytes: must be 1 MiB to 16 TiB"));
             }
+        }
+        if self.key == KeyBus::Pxe && self.firmware == Firmware::Uefi {
+            faults.push(
+                "--key pxe: the headnode's iPXE is a BIOS ROM: use --firmware bios".to_owned(),
+            );
         }
         let is_node = |name: &str| (1..=self.nodes).any(|index| name == node_name(index));
         for (name, _) in self.uuids.iter().filter(|(name, _)| name != HEADNODE && !is_node(name)) {

@@ -1,8 +1,8 @@
 //! What the end-to-end tests share: the images that `ci/e2e` has built, labs that leave nothing
 //! behind, and questions to a running datacenter.
 //!
-//! The environment names what was built: `HEADNODE_E2E_IMAGES` is a folder with `good.img` and the
-//! bad ones, `HEADNODE_E2E_LABS` a folder for labs, `HEADNODE_E2E_PROGRAM` the `headnode` program.
+//! The environment names what was built: `HEADNODE_E2E_IMAGES` is a folder with `good.img`, its
+//! other formats and the bad ones, `HEADNODE_E2E_LABS` a folder for labs, `HEADNODE_E2E_PROGRAM` the `headnode` program.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn environment(name: &str) -> PathBuf {
 
 /// One of the images that `ci/e2e` has built.
 pub fn image(name: &str) -> PathBuf {
-    let path = environment("HEADNODE_E2E_IMAGES").join(format!("{name}.img"));
+    let path = environment("HEADNODE_E2E_IMAGES").join(name);
     assert!(path.exists(), "{} is missing: run the tests with ci/e2e", path.display());
     path
 }

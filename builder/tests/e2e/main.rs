@@ -2,5 +2,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod datacenter;
+mod formats;
 mod refusals;
 mod spine;

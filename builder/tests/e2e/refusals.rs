@@ -49,7 +49,7 @@ struct Key {
 
 impl Key {
     fn copy(lab: &str, change: impl FnOnce(&Self)) -> Self {
-        let mut options = options("good", lab);
+        let mut options = options("good.img", lab);
         options.disks = vec![8 << 30];
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("changed.img");
@@ -101,7 +101,7 @@ fn assert_blank(dc: &Datacenter) {
 /// A machine that has nothing to put a pool on.
 #[test]
 fn e2e_a_machine_without_a_disk_says_so() {
-    let mut options = options("good", "refuse-no-disk");
+    let mut options = options("good.img", "refuse-no-disk");
     options.disks = vec![];
     let dc = Datacenter::up(&options);
     dc.wait("headnode", r"there is no disk for the pool: attach one of at least", BOOT);
@@ -110,7 +110,7 @@ fn e2e_a_machine_without_a_disk_says_so() {
 /// The answers file has three errors, one of them an admin NIC that the machine does not have.
 #[test]
 fn e2e_all_errors_of_the_answers_are_named() {
-    let mut options = options("answers", "refuse-answers");
+    let mut options = options("answers.img", "refuse-answers");
     options.disks = vec![8 << 30];
     let dc = Datacenter::up(&options);
     for key in ["admin_nic", "admin_ip", "datacenter_name"] {
@@ -121,7 +121,7 @@ fn e2e_all_errors_of_the_answers_are_named() {
 /// The only disk holds somebody's partition table.
 #[test]
 fn e2e_a_disk_in_use_is_named_and_not_touched() {
-    let mut options = options("good", "refuse-disk");
+    let mut options = options("good.img", "refuse-disk");
     options.disks = vec![8 << 30];
     let dc = Datacenter::up(&options);
     let headnode = dc.lab.machine("headnode");

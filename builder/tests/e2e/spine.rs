@@ -25,7 +25,7 @@ fn e2e_spine_uefi() {
 }
 
 fn spine(firmware: Firmware, cuts: &[&str]) {
-    let mut options = options("good", &format!("spine-{firmware:?}").to_lowercase());
+    let mut options = options("good.img", &format!("spine-{firmware:?}").to_lowercase());
     options.firmware = firmware;
     options.nodes = 3;
     options.nodes_off = true;

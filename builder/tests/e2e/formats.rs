@@ -1,0 +1,56 @@
+//! A headnode from each of the formats of a build.
+
+use std::time::Duration;
+
+use crate::datacenter::{Datacenter, options};
+use headnode::lab::{Firmware, KeyBus, Options};
+
+const BOOT: Duration = Duration::from_secs(300);
+
+/// A headnode without nodes, with one disk.
+fn alone(image: &str, lab: &str, key: KeyBus) -> Options {
+    Options { disks: vec![8 << 30], key, ..options(image, lab) }
+}
+
+/// What is written to a disc is lost; the pool tells all that the second boot needs.
+#[test]
+fn e2e_formats_a_disc_sets_up_a_headnode_that_then_lives_on_its_pool() {
+    let dc = Datacenter::up(&alone("good.iso", "disc", KeyBus::Cdrom));
+    let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
+    println!("FIGURE disc: headnode, power-on to set up: {seconds:.1} s");
+    dc.headnode("echo kept > /var/lib/kept && sync");
+    let before = dc.boots("headnode");
+    dc.headnode("systemctl reboot");
+    dc.wait_next_boot("headnode", before, r"pool_imported: done", BOOT);
+    dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
+    assert_eq!(dc.headnode("cat /var/lib/kept").trim(), "kept");
+    let list = dc.headnode("sdc server list");
+    assert!(list.contains("running"), "{list}");
+}
+
+/// The same image is good for a stick, too.
+#[test]
+fn e2e_formats_a_disc_boots_as_a_stick_by_uefi() {
+    let options = alone("good.iso", "disc-stick", KeyBus::Usb);
+    let dc = Datacenter::up(&Options { firmware: Firmware::Uefi, ..options });
+    dc.wait("headnode", r"manifest_verified: done", BOOT);
+}
+
+#[test]
+fn e2e_formats_a_headnode_is_set_up_over_the_network() {
+    let dc = Datacenter::up(&alone("good-pxe.tgz", "pxe", KeyBus::Pxe));
+    let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
+    println!("FIGURE network: headnode, power-on to set up: {seconds:.1} s");
+    let key = dc.headnode("ls /usbkey /usbkey/os");
+    assert!(key.contains("config") && key.contains("20"), "{key}");
+}
+
+/// The disks of virtual machines hold what the raw image holds: it is enough that they are read.
+#[test]
+fn e2e_formats_disks_of_virtual_machines_boot() {
+    for image in ["good.qcow2", "good.vmdk"] {
+        let lab = image.replace('.', "-");
+        let dc = Datacenter::up(&alone(image, &lab, KeyBus::Virtio));
+        dc.wait("headnode", r"manifest_verified: done", BOOT);
+    }
+}
