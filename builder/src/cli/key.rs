@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::manifest;
 use crate::manifest::signature::{self, Error, PASSPHRASE_ENV, PublicKey, SecretKey};
+use crate::source::digest::sha256;
 
 /// Make and show keys that images are signed with
 ///
@@ -61,21 +62,24 @@ struct Show {
     /// A secret or public key file, or a public key itself
     #[arg(value_name = "KEY", default_value = "headnode.pub")]
     key: String,
+    /// Print what a public key file holds
+    #[arg(long, conflicts_with = "json")]
+    file: bool,
     /// Tell the result as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
-/// Sign the manifest of an image that was built before: <manifest>.minisig
+/// Sign the manifest of an image that was built before, or any file: <file>.minisig
 ///
 /// For keys that are kept away from the machine that builds: only the manifest has to be brought to
 /// the key. Signing again gives the same signature.
 ///
-/// Exit codes: 0 done, 1 it is no manifest, or the key cannot be used, 2 wrong arguments.
+/// Exit codes: 0 done, 1 it cannot be read, or the key cannot be used, 2 wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 struct Sign {
-    /// The manifest, or the image that it lies beside
+    /// The manifest, the image that it lies beside, or another file
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The secret key
@@ -218,6 +222,8 @@ fn show(args: &Show) -> anyhow::Result<()> {
     };
     if args.json {
         println!("{:#}", json!({"key_id": public.id(), "public_key": public.base64()}));
+    } else if args.file {
+        print!("{}", public.text());
     } else {
         println!("key {}\n  {}", public.id(), public.base64());
     }
@@ -225,17 +231,25 @@ fn show(args: &Show) -> anyhow::Result<()> {
 }
 
 fn sign(args: &Sign) -> anyhow::Result<()> {
-    let is_manifest = args.file.extension().is_some_and(|extension| extension == "json");
-    let manifest = if is_manifest { args.file.clone() } else { manifest::beside(&args.file) };
-    let text = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    const MANIFEST: &str = ".manifest.json";
+    let beside = manifest::beside(&args.file);
+    let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = if beside.is_file() { beside } else { args.file.clone() };
+    let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
     let key = secret(&args.key)?;
-    let signature = signature::sign_manifest(&text, &key)
-        .with_context(|| format!("signing {}", manifest.display()))?;
-    let path = signature::beside(&manifest);
+    let signature = if file != args.file || name.ends_with(MANIFEST) {
+        signature::sign_manifest(&text, &key)
+    } else {
+        let plain: String = name.chars().filter(|c| !c.is_control()).collect();
+        let comment = format!("{plain} sha256:{}", sha256(&text));
+        signature::sign(&text, &comment, &key).map(|signature| signature.text())
+    };
+    let signature = signature.with_context(|| format!("signing {}", file.display()))?;
+    let path = signature::beside(&file);
     fs::write(&path, signature).with_context(|| format!("writing {}", path.display()))?;
     let id = key.public().id();
     if args.json {
-        println!("{:#}", json!({"manifest": manifest, "signature": path, "key_id": id}));
+        println!("{:#}", json!({"file": file, "signature": path, "key_id": id}));
     } else {
         println!("{}: signed by key {id}", path.display());
     }

@@ -77,6 +77,17 @@ fn verify_tells_who_signed() {
         .output()
         .unwrap_or_else(|error| panic!("minisign: {error}; ci/setup installs it"));
     assert!(minisign.status.success(), "{}", stderr(&minisign));
+    // Any other file can be signed as well, and a public key printed as the file that minisign wants.
+    let sums = dir.path().join("SHA256SUMS");
+    fs::write(&sums, "0  nothing\n").unwrap();
+    good(&["key", "sign", "--key", text(&secret), text(&sums)]);
+    let file = dir.path().join("k.pub");
+    fs::write(&file, good(&["key", "show", "--file", text(&secret)])).unwrap();
+    let minisign = Command::new("minisign")
+        .args(["-V", "-p", text(&file), "-m", text(&sums)])
+        .output()
+        .unwrap_or_else(|error| panic!("minisign: {error}; ci/setup installs it"));
+    assert!(minisign.status.success(), "{}", stderr(&minisign));
     let stranger = SecretKey::generate().unwrap().public().base64();
     let said = headnode(&["verify", "--public-key", &stranger, text(&image)]);
     assert_eq!(said.status.code(), Some(1));
