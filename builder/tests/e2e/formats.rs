@@ -18,11 +18,13 @@ fn e2e_formats_a_disc_sets_up_a_headnode_that_then_lives_on_its_pool() {
     let dc = Datacenter::up(&alone("good.iso", "disc", KeyBus::Cdrom));
     let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
     println!("FIGURE disc: headnode, power-on to set up: {seconds:.1} s");
+    dc.lab.machine("headnode").wait_ssh(BOOT).unwrap();
     dc.headnode("echo kept > /var/lib/kept && sync");
     let before = dc.boots("headnode");
     dc.headnode("systemctl reboot");
     dc.wait_next_boot("headnode", before, r"pool_imported: done", BOOT);
     dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
+    dc.lab.machine("headnode").wait_ssh(BOOT).unwrap();
     assert_eq!(dc.headnode("cat /var/lib/kept").trim(), "kept");
     let list = dc.headnode("sdc server list");
     assert!(list.contains("running"), "{list}");
@@ -41,6 +43,7 @@ fn e2e_formats_a_headnode_is_set_up_over_the_network() {
     let dc = Datacenter::up(&alone("good-pxe.tgz", "pxe", KeyBus::Pxe));
     let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
     println!("FIGURE network: headnode, power-on to set up: {seconds:.1} s");
+    dc.lab.machine("headnode").wait_ssh(BOOT).unwrap();
     let key = dc.headnode("ls /usbkey /usbkey/os");
     assert!(key.contains("config") && key.contains("20"), "{key}");
 }

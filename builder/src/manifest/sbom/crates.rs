@@ -82,14 +82,15 @@ struct Kind {
 }
 
 impl Crate {
-    /// The crates of our programs, asked from cargo in their workspace; it needs no network.
+    /// The crates of our programs, asked from cargo in their workspace. It uses the network only for
+    /// crates that were never fetched, as those of tests after a build.
     ///
     /// # Errors
     /// When cargo fails: a bill without licences must not look like a whole one.
     pub fn of_workspace(workspace: &Path) -> Result<Vec<Self>, Error> {
         let manifest = workspace.join("Cargo.toml");
         let output = Command::new("cargo")
-            .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+            .args(["metadata", "--format-version", "1", "--locked"])
             .args(["--filter-platform", TARGET, "--manifest-path"])
             .arg(&manifest)
             .run()
