@@ -48,8 +48,8 @@ const COMMON: &[&str] = &[
     "chain",
     "date",
 ];
-/// What starts a SmartOS kernel, on BIOS and on UEFI.
-const SMARTOS: [&[&str]; 2] = [&["multiboot"], &["multiboot2"]];
+/// What starts a SmartOS kernel, and iPXE, on BIOS and on UEFI; the latter is `chain`'s there.
+const SMARTOS: [&[&str]; 2] = [&["multiboot", "linux16"], &["multiboot2"]];
 /// Modules of the image for BIOS.
 const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text"];
 /// Modules of the image for UEFI.
@@ -59,6 +59,20 @@ const EFI: &[&str] = &["efi_gop", "efi_uga", "efifwsetup", "all_video", "gfxterm
 const BOOT_KERNEL_SECTOR: usize = 0x5c;
 /// Where `boot.img` jumps over its use of the drive number that the BIOS gives.
 const BOOT_DRIVE_CHECK: usize = 0x66;
+/// The part of `boot.img` that reads by cylinder, head and sector when the BIOS cannot read by sector
+/// number, from its beginning on: every BIOS that starts a USB key can.
+const BOOT_CHS: usize = 0xde;
+/// What is there before it is patched: the question for the disk's geometry, which other code enters
+/// the rest from.
+const CHS_CODE: [u8; 20] = [
+    0xb4, 0x08, 0xcd, 0x13, 0x73, 0x0d, 0x5a, 0x84, 0xd2, 0x0f, 0x83, 0xd8, 0x00, 0xbe, 0x8b, 0x7d, 0xe9,
+    0x82, 0x00, 0x66,
+];
+/// What is put there: the error that GRUB itself tells when there is no geometry, at once.
+const CHS_ERROR: [u8; 6] = [0xbe, 0x8b, 0x7d, 0xe9, 0x8f, 0x00];
+/// Where SmartOS looks for the version of the key's layout, and the version that says that the key is
+/// the third partition of a GPT (C§1.4). It lies within the part that is no longer used.
+const BOOT_LAYOUT: (usize, [u8; 2]) = (0xfa, [2, 0]);
 /// Where the first sector of the core image keeps its list of blocks: the first entry ends with it.
 const CORE_BLOCKLIST: usize = SECTOR as usize - 12;
 
@@ -139,7 +153,10 @@ pub fn build(work: &Path, kind: Kind) -> Result<Grub, Error> {
     let core = mkimage(work, "i386-pc", "core.img", &[BIOS, bios_more], &early)?;
     let efi = mkimage(work, "x86_64-efi", "bootx64.efi", &[EFI, efi_more], &early)?;
     let boot = Path::new(MODULES).join("i386-pc/boot.img");
-    let boot_code = patch_boot(read(&boot)?, &boot)?;
+    let mut boot_code = patch_boot(read(&boot)?, &boot)?;
+    if kind == Kind::SmartOs {
+        tell_layout(&mut boot_code, &boot)?;
+    }
     let core = patch_core(core)?;
     Ok(Grub { boot_code, core, efi })
 }
@@ -189,6 +206,19 @@ fn patch_boot(mut boot: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
     boot[BOOT_DRIVE_CHECK..BOOT_DRIVE_CHECK + 2].copy_from_slice(&[0x90, 0x90]);
     boot.truncate(crate::image::gpt::BOOT_CODE);
     Ok(boot)
+}
+
+/// Tells SmartOS where on the disk the key is, in the place where it looks for that.
+fn tell_layout(boot: &mut [u8], path: &Path) -> Result<(), Error> {
+    let chs = boot.get_mut(BOOT_CHS..BOOT_CHS + CHS_CODE.len());
+    let Some(chs) = chs.filter(|chs| **chs == CHS_CODE) else {
+        let what = "its reading by cylinders is not at its place, where SmartOS looks for the layout";
+        return Err(Error::Form { path: path.to_owned(), what });
+    };
+    chs[..CHS_ERROR.len()].copy_from_slice(&CHS_ERROR);
+    let (at, version) = BOOT_LAYOUT;
+    boot[at..at + version.len()].copy_from_slice(&version);
+    Ok(())
 }
 
 /// Tells the first sector of the core image where the rest of it is.
