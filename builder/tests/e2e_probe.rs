@@ -149,14 +149,8 @@ fn e2e_probe_disc_and_boot_server_s_files_boot() {
     let disc = media.made(".iso");
     let cd = format!("if=none,id=medium,format=raw,readonly=on,file={}", text(&disc));
     let as_cd = ["-drive", &cd, "-device", "ide-cd,drive=medium,bootindex=1"];
-    let as_usb = [
-        "-drive",
-        &cd,
-        "-device",
-        "qemu-xhci",
-        "-device",
-        "usb-storage,drive=medium,bootindex=1",
-    ];
+    let as_usb =
+        ["-drive", &cd, "-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=1"];
     for (devices, on_uefi) in
         [(&as_cd[..], false), (&as_cd[..], true), (&as_usb[..], false), (&as_usb[..], true)]
     {
@@ -273,8 +267,7 @@ fn e2e_probe_key_boots_a_compute_node_from_the_network() {
     // The firmware must start the key: it has the network's own boot entries, too.
     let medium = format!("if=none,id=key,format=raw,snapshot=on,file={}", text(&key.made(".img")));
     let disk = "virtio-blk-pci,drive=key,bootindex=1";
-    let devices =
-        ["-drive", &medium, "-device", disk, "-netdev", &netdev, "-device", card];
+    let devices = ["-drive", &medium, "-device", disk, "-netdev", &netdev, "-device", card];
     let word = "Network boot on efi, x86_64";
     let (said, status) = console(&[&firmware[..], &devices].concat(), &[], Some(word));
     assert_eq!(status, None, "{said}");

@@ -9,8 +9,8 @@ use headnode_model::manifest::Service;
 use headnode_model::paths;
 
 use super::{Inputs, VERSION};
-use crate::image::Content;
 use crate::diff::bundle as unpacked;
+use crate::image::Content;
 use crate::source::programs::{self, PROGRAMS};
 use crate::tree::bundle;
 use crate::tree::overlay::{self, Entry};
@@ -82,8 +82,8 @@ pub(super) fn services(inputs: &Inputs, programs: &Path) -> anyhow::Result<Vec<S
     let Some(bundle) = &inputs.control_bundle else {
         return PROGRAMS.iter().map(service).collect();
     };
-    let content = Content::of_file(bundle)
-        .with_context(|| format!("looking at {}", bundle.display()))?;
+    let content =
+        Content::of_file(bundle).with_context(|| format!("looking at {}", bundle.display()))?;
     let others = Service {
         name: "control-bundle".to_owned(),
         version: bundle.file_name().unwrap_or_default().to_string_lossy().into_owned(),

@@ -275,9 +275,7 @@ fn in_role<'a>(artefacts: &'a [Artefact], role: &str) -> Option<&'a Artefact> {
 
 /// The fetched part that an entry of `files` is; in a DEBUG build the one that stands for it.
 fn entry<'a>(artefacts: &'a [Artefact], file: &str) -> Option<&'a Artefact> {
-    let named = |artefact: &&Artefact| {
-        matches!(artefact.kind(), Some(LockKind::File(name)) if name == file)
-    };
+    let named = |artefact: &&Artefact| matches!(artefact.kind(), Some(LockKind::File(name)) if name == file);
     artefacts.iter().find(named).or_else(|| in_role(artefacts, file))
 }
 
@@ -375,6 +373,14 @@ fn our_programs(
     }
 }
 
+/// Whether the disk is for virtual machines only. A disk that is a key as well has one tree with it,
+/// which boots as the key.
+fn only_machines(formats: &[Format]) -> bool {
+    let machine = |format: &Format| matches!(format, Format::Qcow2 | Format::Vmdk);
+    let key = |format: &Format| matches!(format, Format::Usb | Format::Tar);
+    formats.iter().any(machine) && !formats.iter().any(key)
+}
+
 /// How a SmartOS headnode boots. Without a wish its console is Triton's default, the second serial
 /// port.
 fn smartos_options(spec: &Spec, loader: LoaderKind) -> smartos::Options {
@@ -388,8 +394,11 @@ fn smartos_options(spec: &Spec, loader: LoaderKind) -> smartos::Options {
         console: console.unwrap_or(serial),
         serial,
         smt: spec.parts.smt_enabled.unwrap_or(default.smt),
-        // See `Options::ipxe`.
-        ipxe: spec.parts.ipxe.unwrap_or(loader == LoaderKind::Illumos),
+        // See `Options::ipxe`. Triton's virtual machine boots the headnode (C§1.11).
+        ipxe: spec
+            .parts
+            .ipxe
+            .unwrap_or(loader == LoaderKind::Illumos && !only_machines(&spec.format)),
         ..default
     }
 }
@@ -420,4 +429,27 @@ fn versions(
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_keys_of_triton_boot_from_the_network_by_default() {
+        let by_network = |loader, format: &[Format], wish| {
+            let mut spec = Spec { format: format.to_vec(), ..Spec::default() };
+            spec.parts.ipxe = wish;
+            smartos_options(&spec, loader).ipxe
+        };
+        use Format::{Iso, Qcow2, Usb, Vmdk};
+        use LoaderKind::{Grub, Illumos};
+        assert!(by_network(Illumos, &[], None));
+        assert!(by_network(Illumos, &[Usb, Iso, Vmdk], None));
+        assert!(!by_network(Illumos, &[Iso, Vmdk], None));
+        assert!(by_network(Illumos, &[Qcow2], Some(true)));
+        assert!(!by_network(Illumos, &[Usb], Some(false)));
+        assert!(!by_network(Grub, &[Usb], None));
+        assert!(by_network(Grub, &[Usb], Some(true)));
+    }
 }

@@ -42,7 +42,10 @@ pub(super) fn unpack(tarball: &Tarball, into: &Path) -> anyhow::Result<Ipxe> {
         .with_context(|| format!("unpacking {shown}"))?;
     let below = |path: &str| {
         let path = path.to_lowercase();
-        path.strip_prefix(FOLDER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&path).to_owned()
+        path.strip_prefix(FOLDER)
+            .and_then(|rest| rest.strip_prefix('/'))
+            .unwrap_or(&path)
+            .to_owned()
     };
     let mut named = BTreeMap::new();
     for (path, item) in files {

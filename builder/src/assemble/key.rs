@@ -255,11 +255,7 @@ fn linux_sums(
 }
 
 /// Checksums of SmartOS kernels, which check everything else by themselves.
-fn smartos_sums(
-    platforms: &[Platform],
-    with_case: bool,
-    tree: &mut Tree,
-) -> anyhow::Result<()> {
+fn smartos_sums(platforms: &[Platform], with_case: bool, tree: &mut Tree) -> anyhow::Result<()> {
     for platform in platforms.iter().filter(|platform| platform.kind == Kind::SmartOs) {
         let stamp = menu::folder(platform, with_case);
         let kernel = format!("{}/{stamp}/{}", paths::PLATFORMS, SMARTOS[0]);

@@ -130,7 +130,8 @@ fn provenance_of(
     let mut tell = |name: &str, value: Value| parameters.insert(name.to_owned(), value);
     tell("formats", json!(inputs.formats));
     tell("compress", json!(inputs.compress.suffix().trim_start_matches('.')));
-    let smartos = sources.platforms.first().is_some_and(|first| first.kind == platform::Kind::SmartOs);
+    let smartos =
+        sources.platforms.first().is_some_and(|first| first.kind == platform::Kind::SmartOs);
     let console = if smartos { inputs.smartos.console } else { inputs.console.name() };
     tell("console", json!(console));
     tell("timeout", json!(inputs.timeout));

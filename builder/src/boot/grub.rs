@@ -65,8 +65,8 @@ const BOOT_CHS: usize = 0xde;
 /// What is there before it is patched: the question for the disk's geometry, which other code enters
 /// the rest from.
 const CHS_CODE: [u8; 20] = [
-    0xb4, 0x08, 0xcd, 0x13, 0x73, 0x0d, 0x5a, 0x84, 0xd2, 0x0f, 0x83, 0xd8, 0x00, 0xbe, 0x8b, 0x7d, 0xe9,
-    0x82, 0x00, 0x66,
+    0xb4, 0x08, 0xcd, 0x13, 0x73, 0x0d, 0x5a, 0x84, 0xd2, 0x0f, 0x83, 0xd8, 0x00, 0xbe, 0x8b, 0x7d,
+    0xe9, 0x82, 0x00, 0x66,
 ];
 /// What is put there: the error that GRUB itself tells when there is no geometry, at once.
 const CHS_ERROR: [u8; 6] = [0xbe, 0x8b, 0x7d, 0xe9, 0x8f, 0x00];
@@ -212,7 +212,8 @@ fn patch_boot(mut boot: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
 fn tell_layout(boot: &mut [u8], path: &Path) -> Result<(), Error> {
     let chs = boot.get_mut(BOOT_CHS..BOOT_CHS + CHS_CODE.len());
     let Some(chs) = chs.filter(|chs| **chs == CHS_CODE) else {
-        let what = "its reading by cylinders is not at its place, where SmartOS looks for the layout";
+        let what =
+            "its reading by cylinders is not at its place, where SmartOS looks for the layout";
         return Err(Error::Form { path: path.to_owned(), what });
     };
     chs[..CHS_ERROR.len()].copy_from_slice(&CHS_ERROR);

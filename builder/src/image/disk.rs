@@ -107,7 +107,8 @@ impl Disk {
         let places = match layout.places(sectors) {
             Some(places) if size >= least => places,
             _ => {
-                let files = parts.files.iter().map(|(path, content)| (path.as_str(), content.size()));
+                let files =
+                    parts.files.iter().map(|(path, content)| (path.as_str(), content.size()));
                 return Err(Error::TooSmall { size, needed, least, largest: fat::largest(files) });
             }
         };

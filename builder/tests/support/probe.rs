@@ -63,7 +63,11 @@ pub fn run(args: &[&str], keys: &[(&str, &[u8])]) -> Told {
 
 /// Runs a machine until its console shows a word or it ends by itself: the console, and in the
 /// latter case QEMU's status.
-pub fn console(args: &[&str], keys: &[(&str, &[u8])], until: Option<&str>) -> (String, Option<i32>) {
+pub fn console(
+    args: &[&str],
+    keys: &[(&str, &[u8])],
+    until: Option<&str>,
+) -> (String, Option<i32>) {
     let mut child = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-m", "512", "-no-reboot", "-display", "none"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-serial", "stdio"])
