@@ -269,6 +269,33 @@ fn every_serial_port_reaches_smartos() {
     }
 }
 
+#[test]
+fn the_network_installer_has_the_console_asked_for_and_says_what_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = smartos(dir.path(), NEW);
+    for (console, words) in [
+        ("text", "-B console=text,headnode=true,"),
+        ("ttyc", "-B console=ttyc,ttyc-mode=\"115200,8,n,1,-\",headnode=true,"),
+    ] {
+        let spec = json!({"platform": platform, "console": console, "smt_enabled": false});
+        let result = build(dir.path(), &spec, &["--format", "pxe"]);
+        let said = String::from_utf8_lossy(&result.stderr);
+        assert!(result.status.success(), "{said}");
+        assert!(said.contains("only the illumos loader can boot"), "{said}");
+        assert!(said.contains("boot archive holds /scripts and /config.inc"), "{said}");
+        let bundle = dir.path().join("a.img");
+        let script = linux::run("tar", &["-xzOf", text(&bundle), "triton-installer.ipxe"]);
+        assert!(script.contains(words), "{script}");
+        assert!(script.contains(",smt_enabled=false,triton_installer=ipxe\n"), "{script}");
+        let names = linux::run("tar", &["-tzf", text(&bundle)]);
+        assert!(names.contains("/boot_archive.hash\n"), "{names}");
+        assert!(
+            !names.contains("/boot_archive.manifest") && !names.contains("gitstatus"),
+            "{names}"
+        );
+    }
+}
+
 /// A sparse file.
 fn sparse(dir: &Path, size: u64) -> PathBuf {
     let path = dir.join("large");

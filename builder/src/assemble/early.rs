@@ -1,9 +1,11 @@
-//! What no key can hold, told before anything is fetched, hashed or built.
+//! What no key can hold, and what an image will not be able to do, told before anything is made.
 
 use std::collections::BTreeMap;
 use std::fs;
 
+use super::Inputs;
 use crate::image::fat::{self, Error, names};
+use crate::source::platform::Kind;
 use crate::spec::{Format, Spec};
 
 /// Checks the names and sizes of a spec's extra files for FAT, when a disk is to be made. What else
@@ -31,4 +33,26 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Warns of installers of SmartOS that will start, but not install a machine that boots: what is
+/// missing cannot be seen in the parts, or cannot be made here.
+pub(super) fn warn(inputs: &Inputs, kind: Kind) {
+    let wants = |format: Format| inputs.formats.contains(&format);
+    if kind != Kind::SmartOs {
+        return;
+    }
+    if inputs.boot.is_none() && (wants(Format::Iso) || wants(Format::Pxe)) {
+        tracing::warn!(
+            "iso and pxe install SmartOS onto a pool, which only the illumos loader can boot: give it \
+             with --boot"
+        );
+    }
+    if wants(Format::Pxe) {
+        // See `image::pxe`.
+        tracing::warn!(
+            "pxe installs only from a platform whose boot archive holds /scripts and /config.inc: the \
+             archive is taken as it is"
+        );
+    }
 }

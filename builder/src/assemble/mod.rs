@@ -82,6 +82,7 @@ pub fn build(
         inputs.smartos.check(inputs.loader())?;
     }
     let (kind, time) = (first.kind, created(first)?);
+    early::warn(inputs, kind);
     let mut outputs = Outputs::new(inputs, &first.stamp.to_string(), work)?;
     let software = match programs {
         Some(programs) if kind == Kind::Linux => steps.run("Packing the bundles", |_| {
