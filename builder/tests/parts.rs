@@ -228,6 +228,9 @@ fn every_serial_port_reaches_the_menu_of_a_linux_headnode() {
         ] {
             assert!(menu.lines().any(|found| found == line), "{wishes}: {line} is not in\n{menu}");
         }
+        let script = parts.dir.path().join("grub.cfg");
+        fs::write(&script, menu).unwrap();
+        linux::run("grub-script-check", &[text(&script)]);
     }
     // The last one of the kernel's consoles is the one that programs write to.
     let pxe = parts.dir.path().join("a-pxe.tgz");

@@ -62,14 +62,10 @@ const BOOT_DRIVE_CHECK: usize = 0x66;
 /// The part of `boot.img` that reads by cylinder, head and sector when the BIOS cannot read by sector
 /// number, from its beginning on: every BIOS that starts a USB key can.
 const BOOT_CHS: usize = 0xde;
-/// What is there before it is patched: the question for the disk's geometry, which other code enters
-/// the rest from.
-const CHS_CODE: [u8; 20] = [
-    0xb4, 0x08, 0xcd, 0x13, 0x73, 0x0d, 0x5a, 0x84, 0xd2, 0x0f, 0x83, 0xd8, 0x00, 0xbe, 0x8b, 0x7d,
-    0xe9, 0x82, 0x00, 0x66,
-];
-/// What is put there: the error that GRUB itself tells when there is no geometry, at once.
-const CHS_ERROR: [u8; 6] = [0xbe, 0x8b, 0x7d, 0xe9, 0x8f, 0x00];
+/// How that part begins: it asks for the disk's geometry.
+const CHS_CODE: [u8; 11] = [0xb4, 0x08, 0xcd, 0x13, 0x73, 0x0d, 0x5a, 0x84, 0xd2, 0x0f, 0x83];
+/// Where it loads the address of the message that there is none, and where it jumps to what tells that.
+const CHS_FAILS: [(usize, u8); 2] = [(0xeb, 0xbe), (0xee, 0xe9)];
 /// Where SmartOS looks for the version of the key's layout, and the version that says that the key is
 /// the third partition of a GPT (C§1.4). It lies within the part that is no longer used.
 const BOOT_LAYOUT: (usize, [u8; 2]) = (0xfa, [2, 0]);
@@ -208,15 +204,23 @@ fn patch_boot(mut boot: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
     Ok(boot)
 }
 
-/// Tells SmartOS where on the disk the key is, in the place where it looks for that.
+/// Tells SmartOS where on the disk the key is, in the place where it looks for that: there is code of
+/// GRUB, which is skipped by failing at once where it would fail without a geometry.
 fn tell_layout(boot: &mut [u8], path: &Path) -> Result<(), Error> {
-    let chs = boot.get_mut(BOOT_CHS..BOOT_CHS + CHS_CODE.len());
-    let Some(chs) = chs.filter(|chs| **chs == CHS_CODE) else {
+    let [(message, load), (end, jump)] = CHS_FAILS;
+    let known = boot.get(BOOT_CHS..BOOT_CHS + CHS_CODE.len()) == Some(&CHS_CODE);
+    if !known || boot[message] != load || boot[end] != jump {
         let what =
             "its reading by cylinders is not at its place, where SmartOS looks for the layout";
         return Err(Error::Form { path: path.to_owned(), what });
-    };
-    chs[..CHS_ERROR.len()].copy_from_slice(&CHS_ERROR);
+    }
+    boot.copy_within(message..end, BOOT_CHS);
+    // The jump is relative to where it ends.
+    let at = BOOT_CHS + (end - message);
+    let moved = u16::try_from(end - at).unwrap_or(0);
+    let distance = u16::from_le_bytes([boot[end + 1], boot[end + 2]]).wrapping_add(moved);
+    boot[at] = jump;
+    boot[at + 1..at + 3].copy_from_slice(&distance.to_le_bytes());
     let (at, version) = BOOT_LAYOUT;
     boot[at..at + version.len()].copy_from_slice(&version);
     Ok(())
@@ -236,4 +240,29 @@ fn patch_core(mut core: Vec<u8>) -> Result<Vec<u8>, Error> {
     }
     list[..8].copy_from_slice(&(CORE_START + 1).to_le_bytes());
     Ok(core)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_told_where_no_code_is_run() {
+        let path = Path::new(MODULES).join("i386-pc/boot.img");
+        let before = read(&path).unwrap();
+        let mut after = before.clone();
+        tell_layout(&mut after, &path).unwrap();
+        // mov $message, %si; jmp to what tells it: the same place as before.
+        assert_eq!(after[0xde..0xe1], before[0xeb..0xee]);
+        let target = |bytes: &[u8], at: usize| {
+            assert_eq!(bytes[at], 0xe9);
+            (at + 3) as u16 + u16::from_le_bytes([bytes[at + 1], bytes[at + 2]])
+        };
+        assert_eq!(target(&after, 0xe1), target(&before, 0xee));
+        assert_eq!(after[BOOT_LAYOUT.0..][..2], BOOT_LAYOUT.1);
+        let changed: Vec<_> = (0..512).filter(|at| after[*at] != before[*at]).collect();
+        assert!(changed.iter().all(|at| (0xde..0xe4).contains(at) || (0xfa..0xfc).contains(at)));
+        let error = tell_layout(&mut vec![0; 512], &path).unwrap_err().to_string();
+        assert!(error.contains("reading by cylinders"), "{error}");
+    }
 }
