@@ -56,3 +56,43 @@ pub(super) fn warn(inputs: &Inputs, kind: Kind) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::image::Content;
+    use crate::image::fat::{Format as Volume, Plan};
+
+    proptest! {
+        /// Nothing is refused early that FAT would take.
+        #[test]
+        fn only_what_fat_refuses(paths in proptest::collection::btree_set("[ab./ :ßsA]{1,4}|aux|com1.x", 1..6)) {
+            let mut spec = Spec::default();
+            let files = paths.iter().map(|path| (path.clone(), "/nonexistent/file".into()));
+            spec.parts.extra_files = files.collect();
+            let volume = Volume {
+                label: "KEY".to_owned(),
+                id: 1,
+                sectors: 200_000,
+                hidden: 0,
+                time: 0,
+            };
+            let content = |path: &String| (path.clone(), Content::from("x"));
+            let planned = Plan::new(volume, paths.iter().map(content));
+            if let Err(refused) = check(&spec) {
+                prop_assert!(planned.is_err(), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn discs_take_what_fat_does_not() {
+        let mut spec = Spec { format: vec![Format::Iso], ..Spec::default() };
+        spec.parts.extra_files.insert("aux".to_owned(), "/nonexistent/file".into());
+        check(&spec).unwrap();
+        spec.format.push(Format::Qcow2);
+        assert!(check(&spec).unwrap_err().to_string().contains("\"aux\""));
+    }
+}
