@@ -1,210 +1,82 @@
-//! A SmartOS-shaped platform boots in QEMU from the key (BIOS, UEFI) and from the network, and its
-//! kernel, the probe of `firmware/probe`, tells what it was given.
+//! A SmartOS-shaped platform boots in QEMU from every medium that `headnode build` makes, and its
+//! kernel, the probe of `firmware/probe`, tells what it was given: from the key and the disc (BIOS,
+//! UEFI), from the boot server's files, and as a compute node of a network by the key's own iPXE.
 //!
 //! What these tests found, with Debian 12's loaders:
 //! - iPXE (1.0.0+git-20190125.36a4c85, which is upstream's code) does pass `type=` and `name=` on: a
 //!   module's command line is its URL, a blank, and the arguments of `module`. It loads the 64-bit
 //!   ELF file by the load addresses of its multiboot 1 header. So SmartOS needs no fork of iPXE for
 //!   its modules (C§4.4 has this as not verified). Upstream's limits are 8 modules, and 512 bytes for
-//!   all command lines together, URLs included; what is more is cut off.
+//!   all command lines together, URLs included; what is more is cut off. On UEFI machines it cannot
+//!   start multiboot kernels at all.
 //! - GRUB (2.06) leaves the file's name out of the command line and puts a backslash before quotes,
 //!   so that `-B ttya-mode="115200,8,n,1,-"` cannot be said by it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/probe.rs"]
+mod probe;
 #[path = "support/smartos.rs"]
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-use support::{built, hash_text, noise, platform, text};
+use probe::{Module, Told, console, module, run, uefi};
+use support::{built, hash_text, noise, platform, text, verify};
 
 const NEW: &str = "20260101T000000Z";
 const OLD: &str = "20250601T120000Z";
-const OVMF: &str = "/usr/share/OVMF";
-/// Booting takes about 10 s on an idle machine; the tests share theirs.
-const LIMIT: Duration = Duration::from_secs(240);
-/// QEMU's status when the probe was content: its exit device makes it from the probe's 16.
-const CONTENT: i32 = 33;
 
-/// What the probe told.
-#[derive(Debug, Default)]
-struct Told {
-    protocol: String,
-    loader: String,
-    cmdline: String,
-    firmware: String,
-    framebuffer: String,
-    modules: Vec<Module>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Module {
-    size: usize,
-    sha256: String,
-    args: String,
-}
-
-fn module(content: &[u8], args: &str) -> Module {
-    let hash = Sha256::digest(content);
-    let sha256 = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    Module { size: content.len(), sha256, args: args.to_owned() }
-}
-
-/// QEMU, ended when the test ends.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs a machine until the probe ends it, and returns what that told. When the console shows a
-/// word, a key is sent.
-fn run(args: &[&str], keys: &[(&str, &[u8])]) -> Told {
-    let begin = Instant::now();
-    let (console, status) = console(args, keys, None);
-    assert_eq!(status, Some(CONTENT), "{console}");
-    let told = parse(&console);
-    println!("{told:#?}\n{:.1} s", begin.elapsed().as_secs_f64());
-    told
-}
-
-/// Runs a machine until its console shows a word or it ends by itself: the console, and in the
-/// latter case QEMU's status.
-fn console(args: &[&str], keys: &[(&str, &[u8])], until: Option<&str>) -> (String, Option<i32>) {
-    let mut child = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-m", "512", "-no-reboot", "-display", "none"])
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-serial", "stdio"])
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap_or_else(|error| panic!("qemu-system-x86_64: {error}; ci/setup installs it"));
-    let mut input = child.stdin.take().unwrap();
-    let mut output = BufReader::new(child.stdout.take().unwrap());
-    let mut machine = Machine(child);
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        while let Ok(part) = output.fill_buf().map(<[u8]>::to_vec) {
-            if part.is_empty() || sender.send(part.clone()).is_err() {
-                return;
-            }
-            output.consume(part.len());
-        }
-    });
-    let begin = Instant::now();
-    let mut console = Vec::new();
-    let mut keys = keys.iter();
-    let mut next = keys.next();
-    loop {
-        match receiver.recv_timeout(LIMIT.saturating_sub(begin.elapsed())) {
-            Ok(part) => console.extend(part),
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                panic!("nothing after {LIMIT:?}:\n{}", String::from_utf8_lossy(&console))
-            }
-        }
-        if let Some((word, key)) = next
-            && String::from_utf8_lossy(&console).contains(word)
-        {
-            input.write_all(key).unwrap();
-            input.flush().unwrap();
-            next = keys.next();
-        }
-        if until.is_some_and(|word| String::from_utf8_lossy(&console).contains(word)) {
-            return (String::from_utf8_lossy(&console).into_owned(), None);
-        }
-    }
-    let status = machine.0.wait().unwrap();
-    (String::from_utf8_lossy(&console).into_owned(), status.code())
-}
-
-fn parse(console: &str) -> Told {
-    let mut told = Told::default();
-    let mut done = false;
-    let mut count = None;
-    for line in console.lines().filter_map(|line| line.trim_end().strip_prefix("probe: ")) {
-        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-        match key {
-            "protocol" => told.protocol = value.to_owned(),
-            "loader" => told.loader = value.to_owned(),
-            "cmdline" => told.cmdline = value.to_owned(),
-            "firmware" => told.firmware = value.to_owned(),
-            "framebuffer" => told.framebuffer = value.to_owned(),
-            "modules" => count = value.parse().ok(),
-            "module" => {
-                let parts: Vec<&str> = value.splitn(4, ' ').collect();
-                assert_eq!(parts[0], told.modules.len().to_string(), "{line}");
-                told.modules.push(Module {
-                    size: parts[1].parse().unwrap(),
-                    sha256: parts[2].to_owned(),
-                    args: parts[3].to_owned(),
-                });
-            }
-            "done" => done = true,
-            _ => panic!("{line}\n{console}"),
-        }
-    }
-    assert!(done && count == Some(told.modules.len()), "{console}");
-    told
-}
-
-/// A key with two platforms.
-struct Key {
+/// What a build with two platforms made.
+struct Media {
     dir: tempfile::TempDir,
-    image: PathBuf,
     /// The boot archives of the new platform and of the old one.
     archives: [Vec<u8>; 2],
 }
 
-impl Key {
-    fn new(args: &[&str]) -> Self {
+impl Media {
+    fn new(formats: &str, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = support::probe(dir.path());
         let archives = [noise(1, 5_000_003), noise(2, 1_000_000)];
         let new = platform(dir.path(), NEW, &kernel, &archives[0]);
         let old = platform(dir.path(), OLD, &kernel, &archives[1]);
-        let image = dir.path().join("a.img");
-        let platforms = ["--platform", text(&new), "--platform", text(&old)];
-        built(&image, &[&platforms[..], args].concat());
-        Self { dir, image, archives }
+        let given = ["--platform", text(&new), "--platform", text(&old), "--format", formats];
+        built(&dir.path().join("out/"), &[&given[..], args].concat());
+        Self { dir, archives }
     }
 
-    fn drive(&self) -> String {
-        format!("file={},format=raw,if=virtio,snapshot=on", text(&self.image))
+    fn made(&self, end: &str) -> PathBuf {
+        let version = env!("CARGO_PKG_VERSION");
+        self.dir.path().join(format!("out/headnode-{version}-{NEW}{end}"))
     }
 
-    fn bios(&self, keys: &[(&str, &[u8])]) -> Told {
-        run(&["-net", "none", "-drive", &self.drive()], keys)
+    fn bios(&self, devices: &[&str], keys: &[(&str, &[u8])]) -> Told {
+        run(&[&["-net", "none"], devices].concat(), keys)
     }
 
-    fn uefi(&self, keys: &[(&str, &[u8])]) -> Told {
-        let vars = self.dir.path().join("vars.fd");
-        fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &vars)
-            .unwrap_or_else(|error| panic!("{OVMF}: {error}; ci/setup installs it"));
-        let code = format!("if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd");
-        let vars = format!("if=pflash,format=raw,file={}", text(&vars));
-        let drive = self.drive();
-        run(&["-net", "none", "-drive", &code, "-drive", &vars, "-drive", &drive], keys)
+    fn uefi(&self, devices: &[&str]) -> Told {
+        let firmware = uefi(self.dir.path());
+        let firmware: Vec<&str> = firmware.iter().map(String::as_str).collect();
+        run(&[&firmware[..], &["-net", "none"], devices].concat(), &[])
     }
 
-    /// The modules as illumos wants them (C§4.4), from the platform of this index.
-    fn modules(&self, index: usize, with_hash: bool) -> Vec<Module> {
-        let archive = &self.archives[index];
-        let path = format!("{}/i86pc/amd64/boot_archive", folder(index));
-        let mut modules = vec![module(archive, &format!("{path} type=rootfs name=ramdisk"))];
+    /// A module of a platform's boot archive, or of the archive's hash.
+    fn archive(&self, index: usize, path: &str) -> Module {
+        module(&self.archives[index], &format!("{path} type=rootfs name=ramdisk"))
+    }
+
+    fn hash(&self, index: usize, path: &str) -> Module {
+        let text = hash_text(&self.archives[index]);
+        module(text.as_bytes(), &format!("{path}.hash type=hash name=ramdisk"))
+    }
+
+    /// The modules as illumos wants them (C§4.4), from the platform in this folder.
+    fn modules(&self, index: usize, folder: &str, with_hash: bool) -> Vec<Module> {
+        let path = format!("{folder}/i86pc/amd64/boot_archive");
+        let mut modules = vec![self.archive(index, &path)];
         if with_hash {
-            let args = format!("{path}.hash type=hash name=ramdisk");
-            modules.push(module(hash_text(archive).as_bytes(), &args));
+            modules.push(self.hash(index, &path));
         }
         let modes = ["ttya", "ttyb", "ttyc", "ttyd"];
         let environment = modes.map(|port| format!("{port}-mode=115200,8,n,1,-\0")).concat();
@@ -214,62 +86,107 @@ impl Key {
     }
 }
 
-fn folder(index: usize) -> &'static str {
-    ["/os/20260101t000000z/platform", "/os/20250601t120000z/platform"][index]
+fn drive(image: &Path) -> String {
+    format!("file={},format=raw,if=virtio,snapshot=on", text(image))
 }
 
-fn kernel(index: usize) -> String {
-    format!("{}/i86pc/kernel/amd64/unix", folder(index))
-}
+/// The platforms' folders on the key, which is FAT, and on the disc.
+const ON_KEY: [&str; 2] = ["/os/20260101t000000z/platform", "/os/20250601t120000z/platform"];
+const ON_DISC: &str = "/os/20260101T000000Z/platform";
 
-const DOWN: &[u8] = b"\x1b[B";
+fn kernel(folder: &str) -> String {
+    format!("{folder}/i86pc/kernel/amd64/unix")
+}
 
 fn down(times: usize) -> Vec<u8> {
-    [DOWN.repeat(times), b"\r".to_vec()].concat()
+    [b"\x1b[B".repeat(times), b"\r".to_vec()].concat()
 }
 
 #[test]
 fn e2e_probe_key_boots_on_bios() {
-    let key = Key::new(&["--console", "ttyS0", "--timeout", "60"]);
-    let menu = "highlighted entry will be executed";
-    let told = key.bios(&[(menu, b"\r")]);
+    let key = Media::new("usb", &["--console", "ttyS0", "--timeout", "60"]);
+    let drive = drive(&key.made(".img"));
+    let bios = |keys: &[u8]| {
+        key.bios(&["-drive", &drive], &[("highlighted entry will be executed", keys)])
+    };
+    let told = bios(b"\r");
     assert_eq!(told.protocol, "multiboot1");
     assert!(told.loader.starts_with("GRUB 2."), "{}", told.loader);
     let properties = "headnode=true,smt_enabled=true,console=ttya";
-    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(0)));
-    assert_eq!(told.modules, key.modules(0, true));
+    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(ON_KEY[0])));
+    assert_eq!(told.modules, key.modules(0, ON_KEY[0], true));
 
-    // Third entry: back to the platform before.
-    let told = key.bios(&[(menu, &down(2))]);
-    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(1)));
-    assert_eq!(told.modules, key.modules(1, true));
-    // Fourth: rescue, without the hash.
-    let told = key.bios(&[(menu, &down(3))]);
-    assert_eq!(told.cmdline, format!("{} -B {properties},noimport=true", kernel(0)));
-    assert_eq!(told.modules, key.modules(0, false));
-    // Sixth: the kernel debugger.
-    let told = key.bios(&[(menu, &down(5))]);
-    assert_eq!(told.cmdline, format!("{} -k -d -B {properties}", kernel(0)));
-    assert_eq!(told.modules, key.modules(0, true));
+    // From the default entry, the first one of the headnode: two down, back to the platform before.
+    let told = bios(&down(2));
+    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(ON_KEY[1])));
+    assert_eq!(told.modules, key.modules(1, ON_KEY[1], true));
+    // Rescue, without the hash.
+    let told = bios(&down(3));
+    assert_eq!(told.cmdline, format!("{} -B {properties},noimport=true", kernel(ON_KEY[0])));
+    assert_eq!(told.modules, key.modules(0, ON_KEY[0], false));
+    // The kernel debugger.
+    let told = bios(&down(5));
+    assert_eq!(told.cmdline, format!("{} -k -d -B {properties}", kernel(ON_KEY[0])));
+    assert_eq!(told.modules, key.modules(0, ON_KEY[0], true));
 }
 
 #[test]
 fn e2e_probe_key_boots_on_uefi() {
     // Without a key pressed, on the screen and with Triton's serial port.
-    let key = Key::new(&["--console", "tty0"]);
-    let told = key.uefi(&[]);
+    let key = Media::new("usb", &["--console", "tty0"]);
+    let told = key.uefi(&["-drive", &drive(&key.made(".img"))]);
     assert_eq!((&*told.protocol, &*told.firmware), ("multiboot2", "efi64"));
     assert!(told.loader.starts_with("GRUB 2."), "{}", told.loader);
     assert!(!told.framebuffer.is_empty(), "illumos' console on UEFI needs a framebuffer");
     let properties = "headnode=true,smt_enabled=true,console=text";
-    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(0)));
-    assert_eq!(told.modules, key.modules(0, true));
+    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(ON_KEY[0])));
+    assert_eq!(told.modules, key.modules(0, ON_KEY[0], true));
+}
+
+#[test]
+fn e2e_probe_disc_and_boot_server_s_files_boot() {
+    let media = Media::new("iso,pxe", &["--timeout", "0"]);
+    let disc = media.made(".iso");
+    let cd = format!("if=none,id=medium,format=raw,readonly=on,file={}", text(&disc));
+    let as_cd = ["-drive", &cd, "-device", "ide-cd,drive=medium,bootindex=1"];
+    let as_usb =
+        ["-drive", &cd, "-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=1"];
+    for (devices, on_uefi) in
+        [(&as_cd[..], false), (&as_cd[..], true), (&as_usb[..], false), (&as_usb[..], true)]
+    {
+        let told = if on_uefi { media.uefi(devices) } else { media.bios(devices, &[]) };
+        assert_eq!(told.protocol, if on_uefi { "multiboot2" } else { "multiboot1" });
+        assert_eq!(told.firmware, if on_uefi { "efi64" } else { "" });
+        // C§1.11 and C§1.14: how setup finds the disc, and never the network by default.
+        let properties = "headnode=true,smt_enabled=true,triton_installer=iso,console=ttyb";
+        assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(ON_DISC)));
+        assert_eq!(told.modules, media.modules(0, ON_DISC, true));
+    }
+    verify(&disc);
+
+    let root = media.dir.path().join("served");
+    fs::create_dir(&root).unwrap();
+    support::run("tar", &["-xzf", text(&media.made("-pxe.tgz")), "-C", text(&root)]);
+    let user = format!("user,id=n,tftp={},bootfile=triton-installer.ipxe", text(&root));
+    let told = run(&["-netdev", &user, "-device", "e1000,netdev=n", "-boot", "n"], &[]);
+    assert_eq!(told.protocol, "multiboot1");
+    let folder = format!("tftp://10.0.2.2/{NEW}/platform");
+    let properties = "console=ttyb,ttyb-mode=\"115200,8,n,1,-\",headnode=true,smt_enabled=true,\
+        triton_installer=ipxe";
+    assert_eq!(told.cmdline, format!("{} -B {properties}", kernel(&folder)));
+    let path = format!("{folder}/i86pc/amd64/boot_archive");
+    assert_eq!(told.modules, [media.archive(0, &path), media.hash(0, &path)]);
+    // Six folders above the kernel, setup fetches the disc's tree (C§1.14).
+    let unix = root.join(kernel(&format!("{NEW}/platform")));
+    assert!(unix.is_file() && unix.ancestors().nth(6).unwrap().join("fulliso.tgz").is_file());
+    support::run("sh", &["-euc", "cd \"$1\"; sha256sum --strict -c SHA256SUMS", "sh", text(&root)]);
 }
 
 #[test]
 fn e2e_probe_a_damaged_kernel_is_not_started() {
-    let key = Key::new(&["--console", "ttyS0"]);
-    let from = fs::read(&key.image).unwrap();
+    let key = Media::new("usb", &["--console", "ttyS0"]);
+    let image = key.made(".img");
+    let from = fs::read(&image).unwrap();
     let probe = fs::read(key.dir.path().join("probe")).unwrap();
     // The new platform's kernel is the second one: the key's files are sorted by path.
     let at: Vec<usize> = (0..from.len() - probe.len())
@@ -279,15 +196,16 @@ fn e2e_probe_a_damaged_kernel_is_not_started() {
     assert_eq!(at.len(), 2);
     let mut bytes = from;
     bytes[at[1] + probe.len() - 1] ^= 1;
-    fs::write(&key.image, bytes).unwrap();
-    let args = ["-net", "none", "-drive", &key.drive()];
+    fs::write(&image, bytes).unwrap();
+    let args = ["-net", "none", "-drive", &drive(&image)];
     let (console, status) = console(&args, &[], Some("Nothing was started"));
     assert_eq!(status, None, "{console}");
-    assert!(console.contains(&format!("{} is damaged", kernel(0))), "{console}");
+    assert!(console.contains(&format!("{} is damaged", kernel(ON_KEY[0]))), "{console}");
     assert!(!console.contains("probe: "), "{console}");
 }
 
-/// What QEMU's TFTP server gives: a platform and a boot script with the lines of C§4.4.
+/// What QEMU's TFTP server gives: a platform, a boot script with the lines of C§4.4 for BIOS machines,
+/// and a word for UEFI ones.
 fn netboot(dir: &Path) -> (PathBuf, Vec<u8>) {
     let root = dir.join("tftp");
     let below = root.join(format!("os/{NEW}/platform"));
@@ -308,15 +226,25 @@ fn netboot(dir: &Path) -> (PathBuf, Vec<u8>) {
          boot\n"
     );
     fs::write(root.join("boot.ipxe"), script).unwrap();
+    let script = "#!ipxe\necho Network boot on ${platform}, ${buildarch}\nsleep 600\n";
+    fs::write(root.join("uefi.ipxe"), script).unwrap();
     (root, archive)
 }
 
+/// By default as the build was told, without a key pressed: GRUB starts the key's iPXE, which finds
+/// what the network has for this machine.
 #[test]
-fn e2e_probe_upstream_ipxe_passes_types_and_names() {
-    let dir = tempfile::tempdir().unwrap();
-    let (root, archive) = netboot(dir.path());
-    let user = format!("user,id=n,tftp={},bootfile=boot.ipxe", text(&root));
-    let told = run(&["-netdev", &user, "-device", "e1000,netdev=n", "-boot", "n"], &[]);
+fn e2e_probe_key_boots_a_compute_node_from_the_network() {
+    let spec = tempfile::tempdir().unwrap();
+    let file = spec.path().join("build.spec");
+    fs::write(&file, "{\"ipxe\": true, \"timeout\": 0}").unwrap();
+    let key = Media::new("usb", &["--spec", text(&file)]);
+    let drive = drive(&key.made(".img"));
+    let (root, archive) = netboot(key.dir.path());
+    let net = |file: &str| format!("user,id=n,tftp={},bootfile={file}", text(&root));
+    // No ROM: what boots from the network is on the key.
+    let (card, netdev) = ("virtio-net-pci,netdev=n,romfile=", net("boot.ipxe"));
+    let told = run(&["-drive", &drive, "-netdev", &netdev, "-device", card], &[]);
     assert_eq!(told.protocol, "multiboot1");
     assert!(told.loader.starts_with("iPXE "), "{}", told.loader);
     let base = format!("tftp://10.0.2.2/os/{NEW}/platform/i86pc");
@@ -332,4 +260,15 @@ fn e2e_probe_upstream_ipxe_passes_types_and_names() {
             module(b"{}\n", "tftp://10.0.2.2/networking.json type=file name=networking.json"),
         ]
     );
+
+    let firmware = uefi(key.dir.path());
+    let firmware: Vec<&str> = firmware.iter().map(String::as_str).collect();
+    let netdev = net("uefi.ipxe");
+    // The firmware must start the key: it has the network's own boot entries, too.
+    let medium = format!("if=none,id=key,format=raw,snapshot=on,file={}", text(&key.made(".img")));
+    let disk = "virtio-blk-pci,drive=key,bootindex=1";
+    let devices = ["-drive", &medium, "-device", disk, "-netdev", &netdev, "-device", card];
+    let word = "Network boot on efi, x86_64";
+    let (said, status) = console(&[&firmware[..], &devices].concat(), &[], Some(word));
+    assert_eq!(status, None, "{said}");
 }

@@ -150,3 +150,38 @@ fn the_illumos_loader_gets_triton_s_layout_to_the_byte() {
     assert!(fs::metadata(&small).unwrap().len() < 1 << 30);
     assert!(fs::read(&small).unwrap() == fs::read(&again).unwrap(), "the images differ");
 }
+
+#[test]
+fn a_disc_for_the_illumos_loader_has_all_that_it_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = support::probe(dir.path());
+    let archive = noise(1, 200_000);
+    let new = platform(dir.path(), NEW, &kernel, &archive);
+    let old = platform(dir.path(), OLD, &kernel, &noise(2, 100_000));
+    let (boot, ..) = loader(dir.path());
+    let image = dir.path().join("a.iso");
+    let platforms = ["--platform", text(&new), "--platform", text(&old)];
+    let args = [&platforms[..], &["--boot", text(&boot), "--format", "iso"]].concat();
+    let result = support::build(&image, &args);
+    let said = String::from_utf8_lossy(&result.stderr);
+    assert!(result.status.success() && !said.contains("WARN"), "{said}");
+    verify(&image);
+    let out = dir.path().join("out");
+    run("xorriso", &["-osirrox", "on", "-indev", text(&image), "-extract", "/", text(&out)]);
+    let conf = fs::read_to_string(out.join("boot/loader.conf")).unwrap();
+    // Discs tell upper from lower case: every path must be there as it is written (C§1.14).
+    let values = conf.lines().filter(|line| !line.starts_with('#'));
+    let values = values.filter_map(|line| Some(line.split_once("=\"")?.1.trim_end_matches('"')));
+    let paths: Vec<&str> = values.filter(|value| value.starts_with('/')).collect();
+    assert_eq!(paths.len(), 9, "{conf}");
+    for path in paths {
+        assert!(out.join(path.trim_start_matches('/')).is_file(), "{path} is not on the disc");
+    }
+    let name = |stamp: &str| format!("os/{stamp}/platform/i86pc/amd64/boot_archive");
+    assert!(fs::read(out.join(name(NEW))).unwrap() == archive);
+    assert!(out.join(format!("private/root.password.{NEW}")).is_file());
+    // C§1.11: the headnode by default, and how setup finds the disc.
+    for line in ["ipxe=\"false\"", "triton_installer=\"iso\"", "headnode=\"true\""] {
+        assert!(conf.lines().any(|found| found == line), "{line} is not in\n{conf}");
+    }
+}

@@ -50,10 +50,20 @@ fn a_key_for_grub_holds_what_smartos_looks_for() {
         "::/private/root.password.20250601t120000z",
         "::/config.inc/generic",
         "::/boot/grub/grub.cfg",
+        "::/boot/ipxe.lkrn",
+        "::/boot/ipxe.efi",
+        "::/boot/default.ipxe",
     ] {
         assert!(names.contains(&name), "{name} is not in\n{listing}");
     }
     assert_eq!(names.iter().filter(|name| name.contains("password")).count(), 2);
+    // How SmartOS finds the key (C§1.4 e): no version of GRUB 1, the layout with a GPT, the third
+    // partition a FAT file system with the marker.
+    let sector = support::bytes_at(&image, 0, 512);
+    assert_eq!((&sector[0x3e..0x40], &sector[0xfa..0xfc]), (&[0, 0][..], &[2, 0][..]));
+    assert_eq!(sector[510..], [0x55, 0xaa]);
+    let third = run("sgdisk", &["-i", "3", text(&image)]);
+    assert!(third.contains(&format!("First sector: {} ", GRUB_ROOT / 512)), "{third}");
     assert!(!names.contains(&"::/config"), "first boot writes it");
     let os = "/os/20260101t000000z/platform";
     assert_eq!(on_fat(&image, GRUB_ROOT, &format!("{os}/i86pc/amd64/boot_archive")), archive);
@@ -70,6 +80,11 @@ fn a_key_for_grub_holds_what_smartos_looks_for() {
         "    start 20260101t000000z efi hash -k -d -B headnode=true,smt_enabled=true,console=ttyb",
         "menuentry \"Roll back to 20250601T120000Z\" --id rollback {",
         "if serial --unit=1 --speed=115200; then",
+        // Unlike Triton's fresh key: nothing changes this menu when the headnode is set up.
+        "set default=serial",
+        "menuentry \"Compute node: boot from the network\" --id network {",
+        "        linux16 /boot/ipxe.lkrn",
+        "        chainloader /boot/ipxe.efi",
     ] {
         assert!(menu.lines().any(|found| found == line), "{line} is not in\n{menu}");
     }

@@ -1,6 +1,7 @@
 //! Our own software: the bundles that are laid over the reference platform.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -8,6 +9,7 @@ use headnode_model::manifest::Service;
 use headnode_model::paths;
 
 use super::{Inputs, VERSION};
+use crate::diff::bundle as unpacked;
 use crate::image::Content;
 use crate::source::programs::{self, PROGRAMS};
 use crate::tree::bundle;
@@ -24,6 +26,11 @@ pub(super) fn write(
     let mtime = u32::try_from(time).unwrap_or(0);
     let mut bundles = Vec::new();
     for (name, on_key) in [("headnode", paths::BUNDLE_HEADNODE), ("node", paths::BUNDLE_NODE)] {
+        if let Some(own) = inputs.control_bundle.as_ref().filter(|_| name == "headnode") {
+            check(own)?;
+            bundles.push((on_key, own.clone()));
+            continue;
+        }
         let mut entries = BTreeMap::new();
         overlay::read(&inputs.overlays.join("common"), context, &mut entries)?;
         let own = inputs.overlays.join("reference").join(name);
@@ -44,8 +51,22 @@ pub(super) fn write(
     Ok(bundles)
 }
 
-/// The programs as the manifest lists them.
-pub(super) fn services(programs: &Path) -> anyhow::Result<Vec<Service>> {
+/// Whether a bundle of others is one: Linux panics at boot when it is damaged.
+fn check(bundle: &Path) -> anyhow::Result<()> {
+    let shown = bundle.display();
+    let file = File::open(bundle).with_context(|| format!("reading the control bundle {shown}"))?;
+    let files = unpacked::read(file).with_context(|| {
+        format!("reading the control bundle {shown}, which must be a zstd cpio archive (newc)")
+    })?;
+    if files.is_empty() {
+        bail!("the control bundle {shown} holds no files");
+    }
+    Ok(())
+}
+
+/// The software as the manifest lists it: our programs, or those for compute nodes and the bundle of
+/// others for the headnode.
+pub(super) fn services(inputs: &Inputs, programs: &Path) -> anyhow::Result<Vec<Service>> {
     let service = |program: &programs::Program| {
         let path = programs.join(program.name);
         let content =
@@ -58,5 +79,20 @@ pub(super) fn services(programs: &Path) -> anyhow::Result<Vec<Service>> {
                 .with_context(|| format!("reading {}", path.display()))?,
         })
     };
-    PROGRAMS.iter().map(service).collect()
+    let Some(bundle) = &inputs.control_bundle else {
+        return PROGRAMS.iter().map(service).collect();
+    };
+    let content =
+        Content::of_file(bundle).with_context(|| format!("looking at {}", bundle.display()))?;
+    let others = Service {
+        name: "control-bundle".to_owned(),
+        version: bundle.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        size: content.size(),
+        sha256: crate::tree::digest(&content)
+            .with_context(|| format!("reading {}", bundle.display()))?,
+    };
+    let mut services: Vec<Service> =
+        PROGRAMS.iter().filter(|program| program.node).map(service).collect::<Result<_, _>>()?;
+    services.push(others);
+    Ok(services)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use headnode_model::stamp::Stamp;
 
+use super::ipxe;
 use crate::answers::{self, Passwords};
 use crate::boot::{grub, smartos};
 use crate::image::Content;
@@ -17,6 +18,7 @@ use crate::source::key::key_files;
 use crate::source::lock::Kind as LockKind;
 use crate::source::platform::{self, Kind};
 use crate::source::programs;
+use crate::spec::parts::PlatformKind;
 use crate::spec::{Console, Format, Size, Spec};
 
 /// Seconds that the boot menu waits by default: enough to reach a key, short in an unattended boot.
@@ -30,6 +32,10 @@ pub struct Inputs {
     pub default_platform: Option<Stamp>,
     /// The illumos loader's tarball; GRUB is the loader without it.
     pub boot: Option<PathBuf>,
+    /// iPXE, when it does not come from Debian.
+    pub ipxe: Option<ipxe::Tarball>,
+    /// What is laid over a Linux headnode instead of our own bundle.
+    pub control_bundle: Option<PathBuf>,
     /// How a SmartOS headnode boots.
     pub smartos: smartos::Options,
     /// More files of the key, by path. For SmartOS keys, whose names are all in lower case, letters
@@ -64,8 +70,10 @@ pub struct Inputs {
     pub compress: Compression,
     /// Its size.
     pub size: Size,
-    /// The console of the default menu entry.
+    /// The console of the default menu entry of a Linux headnode: the screen, or a port by its number.
     pub console: Console,
+    /// The serial port of the menu and of the entries that are not for the screen.
+    pub serial: Console,
     /// Seconds that the menu waits.
     pub timeout: u16,
 }
@@ -106,9 +114,10 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
     let mut missing = Missing::default();
     let workspace = programs::workspace();
     let extra = key_files(&artefacts, &spec)?;
-    let smartos = smartos_options(&spec);
     let default_platform = fetched(&mut spec, &artefacts, &mut missing);
     let loader = if spec.boot.is_some() { LoaderKind::Illumos } else { LoaderKind::Grub };
+    let smartos = smartos_options(&spec, loader);
+    let [console, serial] = consoles(&spec);
     if loader == LoaderKind::Grub {
         for (what, package) in grub::missing() {
             missing.say(format!("{what} is missing"));
@@ -117,6 +126,13 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
     }
     let given = std::mem::take(&mut spec.platform);
     let (platforms, kind) = platforms(given, default_platform, &mut missing);
+    if let (Kind::SmartOs, Some(bundle)) = (kind, &spec.parts.control_bundle) {
+        missing.say(format!(
+            "the control bundle {} is for a Linux headnode, but the platform that boots is SmartOS, \
+             whose services are zones: leave control-bundle out",
+            bundle.display()
+        ));
+    }
     if loader == LoaderKind::Illumos && kind == Kind::Linux && !platforms.is_empty() {
         missing.say(
             "the illumos loader (--boot) starts SmartOS only, but the first platform is Linux",
@@ -144,12 +160,13 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
             missing.say(error.to_string());
             Vec::new()
         }
-        Some(Ok(catalogue)) => versions(catalogue, loader, &mut missing),
+        Some(Ok(catalogue)) => versions(catalogue, loader, kind, &mut missing),
     };
     for (what, path) in [
         ("answers file", &spec.answer_file),
         ("authorized keys file", &spec.authorized_keys),
         ("loader", &spec.boot),
+        ("control bundle", &spec.parts.control_bundle),
         ("signing key", &spec.signing_key),
     ] {
         if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
@@ -189,6 +206,8 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
         default_platform: None,
         smartos,
         boot: spec.boot,
+        ipxe: ipxe_tarball(&artefacts),
+        control_bundle: spec.parts.control_bundle,
         extra,
         artefacts,
         passwords,
@@ -204,7 +223,8 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
         output: spec.output,
         compress: spec.compress.unwrap_or_default(),
         size: spec.size.unwrap_or_default(),
-        console: spec.console.unwrap_or_default(),
+        console,
+        serial,
         timeout: spec.timeout.unwrap_or(MENU_TIMEOUT),
     })
 }
@@ -212,29 +232,26 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
 /// Takes platforms and the illumos loader from the spec's lists and from what was fetched, where the
 /// spec does not name files. Gives the place of the platform that boots in the list.
 fn fetched(spec: &mut Spec, artefacts: &[Artefact], missing: &mut Missing) -> usize {
-    let part = |wanted: &[&str]| {
-        let is = |artefact: &&Artefact| match artefact.kind() {
-            Some(LockKind::File(name)) => wanted.contains(&name.as_str()),
-            _ => false,
-        };
-        artefacts.iter().find(is).map(|artefact| artefact.path.clone())
-    };
     if spec.boot.is_none() {
-        spec.boot = part(&["platboot"]);
+        spec.boot = in_role(artefacts, "platboot").map(|artefact| artefact.path.clone());
     }
     if !spec.platform.is_empty() {
+        for path in &spec.platform {
+            check_kind(path, spec.parts.platform_kind, missing);
+        }
         return 0;
     }
     let mut default = 0;
     for choice in &spec.parts.platforms {
         let path = match (&choice.path, &choice.file) {
             (Some(path), _) => Some(path.clone()),
-            (None, Some(file)) => part(&[file.as_str()]),
+            (None, Some(file)) => entry(artefacts, file).map(|artefact| artefact.path.clone()),
             (None, None) => None,
         };
         match path {
             None => missing.say("a platform of the build.spec was not fetched: is its feature on?"),
             Some(path) => {
+                check_kind(&path, choice.kind, missing);
                 if choice.default {
                     default = spec.platform.len();
                 }
@@ -243,9 +260,63 @@ fn fetched(spec: &mut Spec, artefacts: &[Artefact], missing: &mut Missing) -> us
         }
     }
     if spec.platform.is_empty() {
-        spec.platform.extend(part(&["platform", "platform-debug"]));
+        spec.platform.extend(in_role(artefacts, "platform").map(|artefact| artefact.path.clone()));
+        for path in &spec.platform {
+            check_kind(path, spec.parts.platform_kind, missing);
+        }
     }
     default
+}
+
+/// The fetched part of a role.
+fn in_role<'a>(artefacts: &'a [Artefact], role: &str) -> Option<&'a Artefact> {
+    artefacts.iter().find(|artefact| artefact.role().as_deref() == Some(role))
+}
+
+/// The fetched part that an entry of `files` is; in a DEBUG build the one that stands for it.
+fn entry<'a>(artefacts: &'a [Artefact], file: &str) -> Option<&'a Artefact> {
+    let named = |artefact: &&Artefact| matches!(artefact.kind(), Some(LockKind::File(name)) if name == file);
+    artefacts.iter().find(named).or_else(|| in_role(artefacts, file))
+}
+
+fn ipxe_tarball(artefacts: &[Artefact]) -> Option<ipxe::Tarball> {
+    let artefact = in_role(artefacts, "ipxe")?;
+    Some(ipxe::Tarball {
+        path: artefact.path.clone(),
+        name: artefact.file_name().to_owned(),
+        version: artefact.entry.version.clone(),
+    })
+}
+
+/// Checks that a platform is what the spec says. One that cannot be read is told later.
+fn check_kind(path: &Path, said: Option<PlatformKind>, missing: &mut Missing) {
+    let Some(said) = said else { return };
+    let wanted = match said {
+        PlatformKind::Smartos => Kind::SmartOs,
+        PlatformKind::Linux => Kind::Linux,
+    };
+    if let Ok(found) = platform::kind(path)
+        && found != wanted
+    {
+        missing.say(format!(
+            "the platform {} is {}, but the spec says {}",
+            path.display(),
+            found.name(),
+            wanted.name()
+        ));
+    }
+}
+
+/// The console of a Linux headnode's default entry, and the serial port of the others. Without any
+/// wish that is the first port.
+fn consoles(spec: &Spec) -> [Console; 2] {
+    let device = spec.parts.serial_dev.as_deref();
+    let port = device.map(|_| Console::SerialDev.with_serial_dev(device)).unwrap_or_default();
+    match spec.console.map(|console| console.with_serial_dev(device)) {
+        None => [port, port],
+        Some(Console::Vga) => [Console::Vga, port],
+        Some(console) => [console, console],
+    }
 }
 
 /// The platforms, the one that boots first, and what it is.
@@ -302,19 +373,32 @@ fn our_programs(
     }
 }
 
+/// Whether the disk is for virtual machines only. A disk that is a key as well has one tree with it,
+/// which boots as the key.
+fn only_machines(formats: &[Format]) -> bool {
+    let machine = |format: &Format| matches!(format, Format::Qcow2 | Format::Vmdk);
+    let key = |format: &Format| matches!(format, Format::Usb | Format::Tar);
+    formats.iter().any(machine) && !formats.iter().any(key)
+}
+
 /// How a SmartOS headnode boots. Without a wish its console is Triton's default, the second serial
 /// port.
-fn smartos_options(spec: &Spec) -> smartos::Options {
+fn smartos_options(spec: &Spec, loader: LoaderKind) -> smartos::Options {
     let default = smartos::Options::default();
     let serial_dev = spec.parts.serial_dev.as_deref();
     let port = |name: &str| smartos::SERIAL.into_iter().find(|port| *port == name);
     let console = spec.console.map(|console| console.with_serial_dev(serial_dev).illumos());
-    let serial = serial_dev.or(console).and_then(port).unwrap_or(default.serial);
+    let serial = console.and_then(port).or_else(|| serial_dev.and_then(port));
+    let serial = serial.unwrap_or(default.serial);
     smartos::Options {
         console: console.unwrap_or(serial),
         serial,
         smt: spec.parts.smt_enabled.unwrap_or(default.smt),
-        ipxe: spec.parts.ipxe.unwrap_or(default.ipxe),
+        // See `Options::ipxe`. Triton's virtual machine boots the headnode (C§1.11).
+        ipxe: spec
+            .parts
+            .ipxe
+            .unwrap_or(loader == LoaderKind::Illumos && !only_machines(&spec.format)),
         ..default
     }
 }
@@ -322,10 +406,14 @@ fn smartos_options(spec: &Spec) -> smartos::Options {
 fn versions(
     catalogue: Catalogue,
     loader: LoaderKind,
+    kind: Kind,
     missing: &mut Missing,
 ) -> Vec<(firmware::Entry, String)> {
     let mut found = Vec::new();
-    let carried = |entry: &firmware::Entry| entry.loader.is_none_or(|with| with == loader);
+    let carried = |entry: &firmware::Entry| {
+        entry.loader.is_none_or(|with| with == loader)
+            && entry.platform.is_none_or(|with| with == kind)
+    };
     for entry in catalogue.firmware.into_iter().filter(carried) {
         if let Some(file) = entry.file.as_ref().filter(|file| !file.is_file()) {
             missing.say(format!("{} ({}) is missing", file.display(), entry.name));
@@ -341,4 +429,27 @@ fn versions(
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_keys_of_triton_boot_from_the_network_by_default() {
+        let by_network = |loader, format: &[Format], wish| {
+            let mut spec = Spec { format: format.to_vec(), ..Spec::default() };
+            spec.parts.ipxe = wish;
+            smartos_options(&spec, loader).ipxe
+        };
+        use Format::{Iso, Qcow2, Usb, Vmdk};
+        use LoaderKind::{Grub, Illumos};
+        assert!(by_network(Illumos, &[], None));
+        assert!(by_network(Illumos, &[Usb, Iso, Vmdk], None));
+        assert!(!by_network(Illumos, &[Iso, Vmdk], None));
+        assert!(by_network(Illumos, &[Qcow2], Some(true)));
+        assert!(!by_network(Illumos, &[Usb], Some(false)));
+        assert!(!by_network(Grub, &[Usb], None));
+        assert!(by_network(Grub, &[Usb], Some(true)));
+    }
 }

@@ -9,6 +9,7 @@ use headnode_model::manifest::{FORMAT, Manifest};
 use headnode_model::paths;
 use sha2::Digest;
 
+use super::ipxe::{self, Ipxe};
 use super::loader::{self as boot_loader, Loader};
 use super::menu::{self, ENVIRONMENT};
 use super::{Inputs, MANIFEST_CFG, VERSION, bundles};
@@ -35,6 +36,8 @@ pub(super) struct Sources {
     /// The folder of our programs and the bundles made of them, for keys that boot the reference
     /// platform.
     pub software: Option<(PathBuf, Vec<(&'static str, PathBuf)>)>,
+    /// iPXE, when it does not come from Debian.
+    pub ipxe: Option<Ipxe>,
     /// The time of everything.
     pub time: i64,
 }
@@ -83,12 +86,14 @@ pub(super) fn lay_out(
             .properties
             .push(Property { name: "triton_installer".to_owned(), value: "iso".to_owned() });
     }
-    let mut context = menu::context(inputs, &smartos, &sources.platforms);
-    let mut tree = Tree::default();
+    // Discs, and pools that are filled from one, have platforms under the names that Triton has them.
+    let with_case = medium == Medium::Iso && first.kind == Kind::SmartOs;
+    let mut context = menu::context(inputs, &smartos, &sources.platforms, with_case);
+    let mut tree = if with_case { Tree::with_case() } else { Tree::default() };
     tree.add(paths::KEY_MARKER, "")?;
     tree.add("version", format!("{VERSION}\n"))?;
     for platform in &sources.platforms {
-        add_platform(platform, &mut tree)?;
+        add_platform(platform, with_case, &mut tree)?;
     }
     for (path, file) in sources.software.iter().flat_map(|(_, bundles)| bundles) {
         tree.add(*path, of_file(file)?)?;
@@ -102,19 +107,29 @@ pub(super) fn lay_out(
         tree.add(path.clone(), content.clone())?;
         extra.insert(path);
     }
-    let firmware = loader.firmware(inputs, medium, &mut tree)?;
+    let firmware = loader.firmware(inputs, sources.ipxe.as_ref(), medium, &mut tree)?;
+    let mut brought = extra;
+    if let Some(ipxe) = sources.ipxe.as_ref().filter(|_| first.kind == Kind::SmartOs) {
+        for (path, item) in &ipxe.files {
+            let path = format!("{}/{path}", ipxe::FOLDER);
+            if tree.get(&path).is_none() {
+                add_item(&mut tree, path.clone(), item)?;
+                brought.insert(path);
+            }
+        }
+    }
     match first.kind {
         Kind::Linux => linux_sums(first, &mut tree, &mut context)?,
         Kind::SmartOs => {
             if matches!(loader, Loader::Grub(_)) {
-                smartos_sums(&sources.platforms, &mut tree)?;
+                smartos_sums(&sources.platforms, with_case, &mut tree)?;
                 tree.add(ENVIRONMENT, smartos.environment())?;
             }
         }
     }
     for (path, entry) in overlays(inputs, first.kind, loader, &context)? {
         match entry {
-            Entry::File { .. } if extra.contains(&path) => {}
+            Entry::File { .. } if brought.contains(&path) => {}
             Entry::File { content, .. } => {
                 tree.add(path, content)?;
             }
@@ -135,7 +150,7 @@ pub(super) fn lay_out(
         tree.add(paths::ANSWERS, answers::read(file, inputs.passwords, &seed)?)?;
     }
     let services = match &sources.software {
-        Some((programs, _)) => bundles::services(programs)?,
+        Some((programs, _)) => bundles::services(inputs, programs)?,
         None => Vec::new(),
     };
     let listed = |platform: &Platform| ManifestPlatform {
@@ -177,12 +192,13 @@ fn add_item(tree: &mut Tree, path: String, item: &Item) -> anyhow::Result<()> {
     Ok(tree.add_hashed(path, content, item.sha256.clone())?)
 }
 
-fn add_platform(platform: &Platform, tree: &mut Tree) -> anyhow::Result<()> {
-    let stamp = platform.stamp.key_name();
+fn add_platform(platform: &Platform, with_case: bool, tree: &mut Tree) -> anyhow::Result<()> {
+    let stamp = menu::folder(platform, with_case);
     let folder = format!("{}/{stamp}", paths::PLATFORMS);
     for (path, item) in &platform.files {
         // Names of the tarball are unique without their case, see `tarball`.
-        add_item(tree, format!("{folder}/{}", path.to_lowercase()), item).with_context(|| {
+        let path = if with_case { path.clone() } else { path.to_lowercase() };
+        add_item(tree, format!("{folder}/{path}"), item).with_context(|| {
             format!("adding the platform {}; was it given twice?", platform.stamp)
         })?;
     }
@@ -239,9 +255,9 @@ fn linux_sums(
 }
 
 /// Checksums of SmartOS kernels, which check everything else by themselves.
-fn smartos_sums(platforms: &[Platform], tree: &mut Tree) -> anyhow::Result<()> {
+fn smartos_sums(platforms: &[Platform], with_case: bool, tree: &mut Tree) -> anyhow::Result<()> {
     for platform in platforms.iter().filter(|platform| platform.kind == Kind::SmartOs) {
-        let stamp = platform.stamp.key_name();
+        let stamp = menu::folder(platform, with_case);
         let kernel = format!("{}/{stamp}/{}", paths::PLATFORMS, SMARTOS[0]);
         add_sum(tree, format!("{SUMS}/{stamp}.crc32"), &kernel)?;
     }

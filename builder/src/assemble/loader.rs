@@ -9,6 +9,7 @@ use headnode_model::paths::KEY_MARKER;
 use sha2::{Digest, Sha256};
 
 use super::Inputs;
+use super::ipxe::{self, Ipxe};
 use super::key::Medium;
 use crate::boot::grub::{self, Grub};
 use crate::boot::grub_iso;
@@ -83,12 +84,22 @@ impl Loader {
     pub(super) fn firmware(
         &self,
         inputs: &Inputs,
+        ipxe: Option<&Ipxe>,
         medium: Medium,
         tree: &mut Tree,
     ) -> anyhow::Result<Vec<Firmware>> {
         let [_, core, efi] = self.parts();
         let mut list = Vec::new();
         for (entry, version) in &inputs.firmware {
+            if tree.get(&entry.path).is_some() {
+                // The user brings a file of his own.
+                continue;
+            }
+            if let Some((ipxe, item)) = ipxe.and_then(|ipxe| Some((ipxe, ipxe.program(entry)?))) {
+                tree.add_hashed(&entry.path, ipxe::content(item), item.sha256.clone())?;
+                list.push(ipxe.listed(entry, item));
+                continue;
+            }
             let (size, sha256) = match (&entry.file, entry.path.as_str()) {
                 (Some(file), path) => {
                     let content = Content::of_file(file)

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Inputs, VERSION};
 use crate::boot::smartos;
 use crate::source::platform::{Kind, LINUX, Platform};
+use crate::spec::Console;
 
 /// The properties that a SmartOS kernel is given as a file, on the key.
 pub(super) const ENVIRONMENT: &str = "boot/smartos.env";
@@ -27,8 +28,8 @@ struct Choice {
 }
 
 impl Choice {
-    fn of(platform: &Platform) -> Self {
-        let stamp = platform.stamp.key_name();
+    fn of(platform: &Platform, with_case: bool) -> Self {
+        let stamp = folder(platform, with_case);
         let on_key = |path: &str| format!("{}/{stamp}/{path}", paths::PLATFORMS);
         Self {
             stamp: platform.stamp.to_string(),
@@ -39,16 +40,26 @@ impl Choice {
     }
 }
 
-/// What all templates may use. The first platform boots; the menu offers those of its kind.
+/// The name of a platform's folder. SmartOS folds the case of what is on FAT, but not that of a disc
+/// or a pool, where Triton has the stamp as it is (C§1.4).
+pub(super) fn folder(platform: &Platform, with_case: bool) -> String {
+    if with_case { platform.stamp.to_string() } else { platform.stamp.key_name() }
+}
+
+/// What all templates may use; `with_case` tells whether the key tells upper from lower case. The first platform boots; the menu offers those of its kind.
 pub(super) fn context(
     inputs: &Inputs,
     options: &smartos::Options,
     platforms: &[Platform],
+    with_case: bool,
 ) -> tera::Context {
     let mut context = tera::Context::new();
     context.insert("version", VERSION);
     context.insert("timeout", &inputs.timeout);
     context.insert("console", inputs.console.name());
+    context.insert("serial", inputs.serial.name());
+    context.insert("serial_unit", &inputs.serial.unit().unwrap_or(0));
+    context.insert("consoles", &linux_consoles(inputs));
     let ports = BTreeMap::from([
         ("tftp", ports::TFTP),
         ("booter_http", ports::BOOTER_HTTP),
@@ -58,13 +69,22 @@ pub(super) fn context(
     context.insert("ports", &ports);
     let Some(first) = platforms.first() else { return context };
     context.insert("stamp", &first.stamp.to_string());
-    context.insert("platform", &Choice::of(first));
+    context.insert("platform", &Choice::of(first, with_case));
     let others = platforms.iter().skip(1).filter(|other| other.kind == first.kind);
-    context.insert("others", &others.map(Choice::of).collect::<Vec<_>>());
+    let others = others.map(|other| Choice::of(other, with_case));
+    context.insert("others", &others.collect::<Vec<_>>());
     if first.kind == Kind::SmartOs {
         smartos(options, &mut context);
     }
     context
+}
+
+/// The consoles of a Linux kernel: the last one is where programs write to.
+pub(super) fn linux_consoles(inputs: &Inputs) -> String {
+    let serial = format!("console={},115200n8", inputs.serial.name());
+    let screen = "console=tty0".to_owned();
+    let order = if inputs.console == Console::Vga { [serial, screen] } else { [screen, serial] };
+    order.join(" ")
 }
 
 fn smartos(options: &smartos::Options, context: &mut tera::Context) {

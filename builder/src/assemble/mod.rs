@@ -1,7 +1,9 @@
 //! Makes an image: parts in, image and manifest out.
 
 mod bundles;
+mod early;
 mod inputs;
+mod ipxe;
 mod key;
 mod loader;
 mod menu;
@@ -24,7 +26,9 @@ use crate::spec::Format;
 use key::{Medium, Sources};
 use outputs::{DISKS, Outputs};
 
+pub use early::check;
 pub use inputs::{Inputs, Programs, inputs};
+pub use ipxe::Tarball as IpxeTarball;
 pub use outputs::{Made, is_folder};
 
 /// The version of the software that goes into images: this workspace's.
@@ -78,10 +82,11 @@ pub fn build(
         inputs.smartos.check(inputs.loader())?;
     }
     let (kind, time) = (first.kind, created(first)?);
+    early::warn(inputs, kind);
     let mut outputs = Outputs::new(inputs, &first.stamp.to_string(), work)?;
     let software = match programs {
         Some(programs) if kind == Kind::Linux => steps.run("Packing the bundles", |_| {
-            let context = menu::context(inputs, &inputs.smartos, &platforms);
+            let context = menu::context(inputs, &inputs.smartos, &platforms, false);
             let bundles = bundles::write(inputs, &programs, &context, time, work)?;
             Ok(Some((programs, bundles)))
         })?,
@@ -92,7 +97,11 @@ pub fn build(
     };
     let name = if inputs.boot.is_some() { "Preparing the loader" } else { "Putting GRUB together" };
     let loader = steps.run(name, |_| loader::prepare(inputs, kind, work))?;
-    let sources = Sources { platforms, software, time };
+    let ipxe = match &inputs.ipxe {
+        Some(tarball) => Some(ipxe::unpack(tarball, &work.join("ipxe"))?),
+        None => None,
+    };
+    let sources = Sources { platforms, software, ipxe, time };
     let wants = |format: Format| inputs.formats.contains(&format);
     let wants_disk = DISKS.into_iter().any(wants);
     let (key, disc) = steps.run("Laying out the key", |_| {

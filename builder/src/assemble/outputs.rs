@@ -13,7 +13,9 @@ use indicatif::ProgressBar;
 
 use super::key::{Key, Sources};
 use super::loader::Loader;
+use super::menu;
 use super::{Inputs, VERSION};
+use crate::boot::smartos;
 use crate::image::Content;
 use crate::image::archive;
 use crate::image::disk::{Disk, Parts};
@@ -294,20 +296,19 @@ pub(super) fn write_pxe(
             let packed = work.join(PXE_KEY);
             bundle::write(&entries, u32::try_from(time).unwrap_or(0), &packed)
                 .context("packing the key for the boot server")?;
-            let parameters = [
+            let mut parameters = vec![
                 "headnode=true".to_owned(),
                 "triton_installer=ipxe".to_owned(),
                 format!("headnode.manifest=sha256:{}", key.manifest_sha256),
-                "console=tty0".to_owned(),
-                format!("console={},115200n8", inputs.console.name()),
-                "loglevel=4".to_owned(),
             ];
+            parameters.extend(menu::linux_consoles(inputs).split(' ').map(str::to_owned));
+            parameters.push("loglevel=4".to_owned());
             let more = vec![
                 (PXE_BUNDLE.to_owned(), of_file(bundle)?),
                 (PXE_KEY.to_owned(), of_file(&packed)?),
             ];
             let initrds = vec![PXE_BUNDLE.to_owned(), PXE_KEY.to_owned()];
-            (pxe::Os::Linux, more, initrds, parameters.to_vec())
+            (pxe::Os::Linux, more, initrds, parameters)
         }
         Kind::SmartOs => {
             let disc = disc.context("there is no disc for the installer")?;
@@ -315,11 +316,13 @@ pub(super) fn write_pxe(
             let file = File::create(&packed).context("packing the disc for the installer")?;
             archive::write_tgz(&disc.tree.files(), time, file, Arc::clone(pool))?;
             let smt = inputs.smartos.smt;
-            let parameters = vec![
+            let mut parameters = vec![
                 "headnode=true".to_owned(),
                 format!("smt_enabled={smt}"),
                 "triton_installer=ipxe".to_owned(),
             ];
+            let more = inputs.smartos.properties.iter();
+            parameters.extend(more.map(|property| smartos::dash_b(std::slice::from_ref(property))));
             (pxe::Os::Smartos, vec![(PXE_DISC.to_owned(), of_file(&packed)?)], vec![], parameters)
         }
     };

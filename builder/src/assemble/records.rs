@@ -14,6 +14,7 @@ use crate::manifest::provenance::{self, Build, Input, Output};
 use crate::manifest::sbom::{self, Crate, DebianPackage, ZoneImage};
 use crate::manifest::{self, bmap, signature, sums};
 use crate::source::lock::{Kind, Origin};
+use crate::source::platform;
 use crate::spec::Format;
 
 /// Name of the list of packages in a platform of ours.
@@ -58,7 +59,7 @@ pub(super) fn of_build(
     for made in &outputs.made {
         digests.push((made.name.clone(), digest_of(&made.place)?));
     }
-    let text = provenance_of(inputs, manifest, &digests)?;
+    let text = provenance_of(inputs, sources, manifest, &digests)?;
     let name = format!("{stem}.provenance.json");
     outputs.add(None, name.clone(), &text)?;
     digests.push((name, crate::source::digest::sha256(&text)));
@@ -99,6 +100,7 @@ fn bill(inputs: &Inputs, sources: &Sources, manifest: &Manifest) -> anyhow::Resu
 /// What went in and what came out.
 fn provenance_of(
     inputs: &Inputs,
+    sources: &Sources,
     manifest: &Manifest,
     outputs: &[(String, String)],
 ) -> anyhow::Result<Vec<u8>> {
@@ -128,7 +130,10 @@ fn provenance_of(
     let mut tell = |name: &str, value: Value| parameters.insert(name.to_owned(), value);
     tell("formats", json!(inputs.formats));
     tell("compress", json!(inputs.compress.suffix().trim_start_matches('.')));
-    tell("console", json!(inputs.console.name()));
+    let smartos =
+        sources.platforms.first().is_some_and(|first| first.kind == platform::Kind::SmartOs);
+    let console = if smartos { inputs.smartos.console } else { inputs.console.name() };
+    tell("console", json!(console));
     tell("timeout", json!(inputs.timeout));
     tell("answers", json!(inputs.answers.is_some()));
     tell("signed", json!(inputs.signing_key.is_some()));

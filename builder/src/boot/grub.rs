@@ -48,8 +48,8 @@ const COMMON: &[&str] = &[
     "chain",
     "date",
 ];
-/// What starts a SmartOS kernel, on BIOS and on UEFI.
-const SMARTOS: [&[&str]; 2] = [&["multiboot"], &["multiboot2"]];
+/// What starts a SmartOS kernel, and iPXE, on BIOS and on UEFI; the latter is `chain`'s there.
+const SMARTOS: [&[&str]; 2] = [&["multiboot", "linux16"], &["multiboot2"]];
 /// Modules of the image for BIOS.
 const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text"];
 /// Modules of the image for UEFI.
@@ -59,6 +59,16 @@ const EFI: &[&str] = &["efi_gop", "efi_uga", "efifwsetup", "all_video", "gfxterm
 const BOOT_KERNEL_SECTOR: usize = 0x5c;
 /// Where `boot.img` jumps over its use of the drive number that the BIOS gives.
 const BOOT_DRIVE_CHECK: usize = 0x66;
+/// The part of `boot.img` that reads by cylinder, head and sector when the BIOS cannot read by sector
+/// number, from its beginning on: every BIOS that starts a USB key can.
+const BOOT_CHS: usize = 0xde;
+/// How that part begins: it asks for the disk's geometry.
+const CHS_CODE: [u8; 11] = [0xb4, 0x08, 0xcd, 0x13, 0x73, 0x0d, 0x5a, 0x84, 0xd2, 0x0f, 0x83];
+/// Where it loads the address of the message that there is none, and where it jumps to what tells that.
+const CHS_FAILS: [(usize, u8); 2] = [(0xeb, 0xbe), (0xee, 0xe9)];
+/// Where SmartOS looks for the version of the key's layout, and the version that says that the key is
+/// the third partition of a GPT (C§1.4). It lies within the part that is no longer used.
+const BOOT_LAYOUT: (usize, [u8; 2]) = (0xfa, [2, 0]);
 /// Where the first sector of the core image keeps its list of blocks: the first entry ends with it.
 const CORE_BLOCKLIST: usize = SECTOR as usize - 12;
 
@@ -139,7 +149,10 @@ pub fn build(work: &Path, kind: Kind) -> Result<Grub, Error> {
     let core = mkimage(work, "i386-pc", "core.img", &[BIOS, bios_more], &early)?;
     let efi = mkimage(work, "x86_64-efi", "bootx64.efi", &[EFI, efi_more], &early)?;
     let boot = Path::new(MODULES).join("i386-pc/boot.img");
-    let boot_code = patch_boot(read(&boot)?, &boot)?;
+    let mut boot_code = patch_boot(read(&boot)?, &boot)?;
+    if kind == Kind::SmartOs {
+        tell_layout(&mut boot_code, &boot)?;
+    }
     let core = patch_core(core)?;
     Ok(Grub { boot_code, core, efi })
 }
@@ -191,6 +204,28 @@ fn patch_boot(mut boot: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
     Ok(boot)
 }
 
+/// Tells SmartOS where on the disk the key is, in the place where it looks for that: there is code of
+/// GRUB, which is skipped by failing at once where it would fail without a geometry.
+fn tell_layout(boot: &mut [u8], path: &Path) -> Result<(), Error> {
+    let [(message, load), (end, jump)] = CHS_FAILS;
+    let known = boot.get(BOOT_CHS..BOOT_CHS + CHS_CODE.len()) == Some(&CHS_CODE);
+    if !known || boot[message] != load || boot[end] != jump {
+        let what =
+            "its reading by cylinders is not at its place, where SmartOS looks for the layout";
+        return Err(Error::Form { path: path.to_owned(), what });
+    }
+    boot.copy_within(message..end, BOOT_CHS);
+    // The jump is relative to where it ends.
+    let at = BOOT_CHS + (end - message);
+    let moved = u16::try_from(end - at).unwrap_or(0);
+    let distance = u16::from_le_bytes([boot[end + 1], boot[end + 2]]).wrapping_add(moved);
+    boot[at] = jump;
+    boot[at + 1..at + 3].copy_from_slice(&distance.to_le_bytes());
+    let (at, version) = BOOT_LAYOUT;
+    boot[at..at + version.len()].copy_from_slice(&version);
+    Ok(())
+}
+
 /// Tells the first sector of the core image where the rest of it is.
 fn patch_core(mut core: Vec<u8>) -> Result<Vec<u8>, Error> {
     let form = |what| Error::Form { path: PathBuf::from("core.img"), what };
@@ -205,4 +240,29 @@ fn patch_core(mut core: Vec<u8>) -> Result<Vec<u8>, Error> {
     }
     list[..8].copy_from_slice(&(CORE_START + 1).to_le_bytes());
     Ok(core)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_told_where_no_code_is_run() {
+        let path = Path::new(MODULES).join("i386-pc/boot.img");
+        let before = read(&path).unwrap();
+        let mut after = before.clone();
+        tell_layout(&mut after, &path).unwrap();
+        // mov $message, %si; jmp to what tells it: the same place as before.
+        assert_eq!(after[0xde..0xe1], before[0xeb..0xee]);
+        let target = |bytes: &[u8], at: usize| {
+            assert_eq!(bytes[at], 0xe9);
+            (at + 3) as u16 + u16::from_le_bytes([bytes[at + 1], bytes[at + 2]])
+        };
+        assert_eq!(target(&after, 0xe1), target(&before, 0xee));
+        assert_eq!(after[BOOT_LAYOUT.0..][..2], BOOT_LAYOUT.1);
+        let changed: Vec<_> = (0..512).filter(|at| after[*at] != before[*at]).collect();
+        assert!(changed.iter().all(|at| (0xde..0xe4).contains(at) || (0xfa..0xfc).contains(at)));
+        let error = tell_layout(&mut vec![0; 512], &path).unwrap_err().to_string();
+        assert!(error.contains("reading by cylinders"), "{error}");
+    }
 }

@@ -46,8 +46,8 @@ const COMMON: &[&str] = &[
     "chain",
     "date",
 ];
-/// Modules of the image for BIOS.
-const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text"];
+/// Modules of the image for BIOS; `linux16` starts iPXE.
+const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text", "linux16"];
 /// Modules of the image for UEFI.
 const EFI: &[&str] = &["efi_gop", "efi_uga", "efifwsetup", "all_video", "gfxterm", "font"];
 

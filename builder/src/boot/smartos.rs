@@ -78,7 +78,11 @@ pub struct Options {
     pub serial: &'static str,
     /// Whether hyper-threading is used.
     pub smt: bool,
-    /// Whether the illumos loader's menu boots from the network by default (C§1.11).
+    /// Whether the menu boots from the network by default, as a compute node, and not the headnode
+    /// (C§1.11). Triton's fresh keys do, until setup writes `ipxe="false"` into `loader.conf`. Nothing
+    /// changes GRUB's menu after the build, and a headnode that never again comes up by itself is of
+    /// no use: without a wish, keys with GRUB boot the headnode. So do disks of virtual machines, when
+    /// no key is made of the same tree.
     pub ipxe: bool,
     /// More boot properties.
     pub properties: Vec<Property>,

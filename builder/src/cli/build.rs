@@ -77,6 +77,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Err(problems) = spec.features(&process_env) {
         anyhow::bail!(problems.join("\n"));
     }
+    assemble::check(&spec)?;
     let parts = &spec.parts;
     let artefacts = if args.locked {
         let lock = Lock::read(&args.lock)?;

@@ -58,7 +58,8 @@ pub enum Error {
     },
     /// The asked size cannot be had.
     #[error(
-        "an image of {size} bytes is too small: the key's files need {needed} bytes, the image at least {least}"
+        "an image of {size} bytes is {} bytes too small: the key's files need {needed} bytes, the image at least {least}; the largest are {}",
+        least.saturating_sub(*size), largest.join(", ")
     )]
     TooSmall {
         /// The size asked for, in bytes.
@@ -67,6 +68,8 @@ pub enum Error {
         needed: u64,
         /// The smallest image that would do, in bytes.
         least: u64,
+        /// The largest files with their sizes.
+        largest: Vec<String>,
     },
     /// Writing failed.
     #[error("writing the image: {0}")]
@@ -103,7 +106,11 @@ impl Disk {
         let sectors = size / SECTOR;
         let places = match layout.places(sectors) {
             Some(places) if size >= least => places,
-            _ => return Err(Error::TooSmall { size, needed, least }),
+            _ => {
+                let files =
+                    parts.files.iter().map(|(path, content)| (path.as_str(), content.size()));
+                return Err(Error::TooSmall { size, needed, least, largest: fat::largest(files) });
+            }
         };
         let place = |number| places.iter().find(|place| place.number == number);
         let start_and_sectors = |number| place(number).map_or((0, 0), |p| (p.start, p.sectors));

@@ -1,5 +1,22 @@
 //! What a boot server needs to start a platform over the network: the platform's files, an iPXE
 //! script rendered from `overlays/pxe/`, the digest of everything (C§1.14, C§4.4, C§4.5).
+//!
+//! For SmartOS, this is what Triton's bundle has, but for one thing. Triton's build mounts the boot
+//! archive, a UFS file system, and puts `/scripts`, `/config.inc`, `/testdomain.txt` and `/isourl.txt`
+//! into it, because an installer that came by the network finds them nowhere else: with
+//! `triton_installer=ipxe` the platform copies them from the root of its own ramdisk (C§1.4 d).
+//! Linux cannot write UFS, so the boot archive is the platform's own here, and its hash holds.
+//! Nothing that a boot server can say stands in for those files:
+//! - modules of type `file` show up below `/system/boot` (C§1.6), not in the ramdisk's root, and are
+//!   not asked for scripts;
+//! - `triton_isoname` only changes the name of the archive that setup fetches, once the scripts run
+//!   already (C§3.2); it is fetched from the folder above the platform's, where `fulliso.tgz` lies,
+//!   which is its default name, so nothing has to be said;
+//! - `triton_installer=iso` reads a disc, and the network brings none.
+//!
+//! So the installer needs a platform whose boot archive was built with these files; with any other,
+//! this bundle boots a machine that has no scripts to set itself up with. The archive `fulliso.tgz`
+//! has them all, for keys, discs and pools.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +29,9 @@ use crate::tree::overlay::{self, Entry};
 
 /// The file of digests.
 pub const SUMS: &str = "SHA256SUMS";
+
+/// What a platform has beside its boot archive that nothing boots from (C§1.14).
+const WITHOUT: [&str; 2] = ["/boot_archive.manifest", "/boot_archive.gitstatus"];
 
 /// Which kind of platform it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,8 +162,9 @@ pub fn bundle(parts: Parts, overlays: &Path) -> Result<Vec<(String, Content)>, E
     let mut scripts = BTreeMap::new();
     overlay::read(&overlays.join("pxe").join(parts.os.folder()), &context, &mut scripts)?;
 
-    let platform =
-        parts.platform.into_iter().map(|(path, content)| (format!("{stamp}/{path}"), content));
+    let boots = |path: &str| !WITHOUT.iter().any(|end| path.ends_with(end));
+    let platform = parts.platform.into_iter().filter(|(path, _)| boots(path));
+    let platform = platform.map(|(path, content)| (format!("{stamp}/{path}"), content));
     let mut files: BTreeMap<String, Content> = BTreeMap::new();
     let scripts = scripts.into_iter().filter_map(|(path, entry)| match entry {
         Entry::File { content, .. } => Some((path, content)),

@@ -63,7 +63,9 @@ impl Artefact {
     /// The last part of its address.
     pub fn file_name(&self) -> &str {
         let path = self.entry.url.split(['?', '#']).next().unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default()
+        let name = path.rsplit('/').next().unwrap_or_default();
+        // Files of this machine have no folder in their address.
+        name.strip_prefix("file:").unwrap_or(name)
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use headnode_command::Command;
 use serde::Deserialize;
 
+use super::platform::Kind;
+
 /// The catalogue's name in the source tree.
 pub const CATALOGUE: &str = "firmware/catalogue.toml";
 
@@ -35,6 +37,9 @@ pub struct Entry {
     /// The boot loader with which an image carries it; every image when absent.
     #[serde(default)]
     pub loader: Option<LoaderKind>,
+    /// The kind of platform that an image which carries it boots; every image when absent.
+    #[serde(default)]
+    pub platform: Option<Kind>,
     /// Its licence, SPDX.
     pub licence: String,
     /// Where its sources are.

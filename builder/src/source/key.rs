@@ -127,7 +127,10 @@ fn sapi(
                 None => Content::of_file(&path)
                     .map_err(|source| Error::Read { path: path.clone(), source })?,
             };
-            files.insert(place.to_lowercase(), content);
+            if files.insert(place.to_lowercase(), content).is_some() {
+                let why = "another part has this name on the key, where all are in lower case";
+                return Err(Error::Form { path, why: why.to_owned() });
+            }
         }
     }
     Ok(())

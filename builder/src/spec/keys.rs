@@ -163,7 +163,11 @@ pub const TOP: &[Key] = &[
     key("coal-zpool-disk-size", Form::Count(1, 1 << 32), "disk of the VMware machine, in MiB"),
     key("compress", Form::Choice(&["none", "zstd", "gzip"]), "how the image is compressed"),
     key("console", Form::Choice(CONSOLES), "console of the default menu entry"),
-    key("control-bundle", Form::Path, "bundle of the control services to use instead of our own"),
+    key(
+        "control-bundle",
+        Form::Path,
+        "bundle (.cpio.zst) to lay over a Linux headnode instead of our own",
+    ),
     key(
         "extra-files",
         Form::Map(Names::KeyPath, &Form::Path),
@@ -174,7 +178,11 @@ pub const TOP: &[Key] = &[
     key("firmware", Form::Path, "catalogue of boot firmware"),
     key("formats", Form::List(&Form::Choice(FORMATS)), "formats to make"),
     key("imgapi-url", Form::Url, "IMGAPI for source imgapi and for origin images"),
-    key("ipxe", Form::Bool, "whether a fresh key boots from the network by default"),
+    key(
+        "ipxe",
+        Form::Bool,
+        "whether the menu boots from the network by default; otherwise only the illumos loader's does",
+    ),
     key("keep-logs", Form::Count(0, u32::MAX as u64), "not used: nothing is logged to files"),
     key("manta-base-path", Form::MantaPath, "folder of all builds in Manta"),
     key("manta-key-id", Form::Text, "not used: only public objects are read"),

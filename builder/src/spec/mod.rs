@@ -175,6 +175,17 @@ impl Console {
         }
     }
 
+    /// The number of its serial port, from 0; none for the screen.
+    pub fn unit(self) -> Option<u8> {
+        match self {
+            Self::Vga => None,
+            Self::Serial | Self::SerialDev => Some(0),
+            Self::Serial2 => Some(1),
+            Self::Serial3 => Some(2),
+            Self::Serial4 => Some(3),
+        }
+    }
+
     /// Its name for the illumos loader's `os_console`: `text` or `ttya` to `ttyd`.
     pub fn illumos(self) -> &'static str {
         match self {

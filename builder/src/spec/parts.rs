@@ -69,7 +69,7 @@ pub struct Parts {
     /// Whether processors use their hardware threads.
     #[serde(rename = "smt_enabled")]
     pub smt_enabled: Option<bool>,
-    /// Whether a fresh key boots from the network by default.
+    /// Whether the menu boots from the network by default, see [`crate::boot::smartos::Options::ipxe`].
     pub ipxe: Option<bool>,
     /// `metadata.no_rabbit` of the SAPI application.
     pub no_rabbit: Option<bool>,

@@ -38,6 +38,8 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Tree {
     items: BTreeMap<String, Item>,
+    /// Whether names may have upper-case letters.
+    any_case: bool,
 }
 
 /// A file of the key.
@@ -50,6 +52,11 @@ pub struct Item {
 }
 
 impl Tree {
+    /// A tree for systems that tell upper from lower case.
+    pub fn with_case() -> Self {
+        Self { any_case: true, ..Self::default() }
+    }
+
     /// Adds a file; its content is hashed now.
     ///
     /// # Errors
@@ -83,7 +90,7 @@ impl Tree {
     }
 
     fn check(&self, path: &str) -> Result<(), Error> {
-        if path.chars().any(char::is_uppercase) {
+        if !self.any_case && path.chars().any(char::is_uppercase) {
             return Err(Error::Case(path.to_owned()));
         }
         if self.items.contains_key(path) {

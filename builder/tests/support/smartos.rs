@@ -192,6 +192,7 @@ pub fn loader(dir: &Path) -> (PathBuf, Vec<u8>, Vec<u8>, Vec<u8>) {
         file("boot/gptzfsboot", &stage2),
         file("boot/loader", b"loader"),
         file("boot/loader64.efi", &efi),
+        file("boot/cdboot", &noise(6, 3000)),
         file("boot/defaults/loader.conf", b"boot_archive_type=\"rootfs\"\n"),
         file("boot/loader.conf", b"to be replaced\n"),
         file("boot/forth/Logo-SmartOS.4th", b"\\ logo\n"),

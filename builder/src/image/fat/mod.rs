@@ -96,6 +96,13 @@ pub enum Error {
     Write(#[source] std::io::Error),
 }
 
+/// The three largest of some files, by path and size, for errors.
+pub(crate) fn largest<'a>(files: impl Iterator<Item = (&'a str, u64)>) -> Vec<String> {
+    let mut by_size: Vec<_> = files.map(|(path, size)| (size, path)).collect();
+    by_size.sort_by(|a, b| b.cmp(a));
+    by_size.iter().take(3).map(|(size, path)| format!("{path} ({size} bytes)")).collect()
+}
+
 /// The checksum that ties long-name entries to their short name.
 pub(crate) fn short_checksum(short: &[u8; 11]) -> u8 {
     short.iter().fold(0, |sum: u8, byte| sum.rotate_right(1).wrapping_add(*byte))

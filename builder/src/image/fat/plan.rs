@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::names::{aliases, folded, long_entries, refuse};
 use super::{
     ATTR_ARCHIVE, ATTR_DIR, ATTR_VOLUME, DIR_ENTRY, Error, MAX_CLUSTERS, MAX_DIR_ENTRIES, MAX_FILE,
-    MIN_CLUSTERS,
+    MIN_CLUSTERS, largest,
 };
 use crate::image::{Content, SECTOR};
 
@@ -167,14 +167,10 @@ impl Plan {
         }
         let used = next - 2;
         if used > u64::from(geometry.clusters) {
-            let mut by_size: Vec<_> = placed.iter().map(|(p, c, _)| (c.size(), p)).collect();
-            by_size.sort_by(|a, b| b.cmp(a));
-            let largest =
-                by_size.iter().take(3).map(|(size, path)| format!("{path} ({size} bytes)"));
             return Err(Error::Full {
                 needed: used * geometry.cluster_bytes(),
                 room: u64::from(geometry.clusters) * geometry.cluster_bytes(),
-                largest: largest.collect(),
+                largest: largest(placed.iter().map(|(p, c, _)| (p.as_str(), c.size()))),
                 label: format.label,
             });
         }

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use headnode_model::stamp::Stamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use multiboot::{HEAD, Headers};
 use tarball::Item;
@@ -65,7 +65,7 @@ pub enum Error {
 }
 
 /// What a platform is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Linux, as the reference platform.

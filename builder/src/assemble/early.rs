@@ -1,0 +1,98 @@
+//! What no key can hold, and what an image will not be able to do, told before anything is made.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::Inputs;
+use crate::image::fat::{self, Error, names};
+use crate::source::platform::Kind;
+use crate::spec::{Format, Spec};
+
+/// Checks the names and sizes of a spec's extra files for FAT, when a disk is to be made. What else
+/// may be wrong with them is found when the key is laid out.
+///
+/// # Errors
+/// When FAT cannot hold one of them.
+pub fn check(spec: &Spec) -> Result<(), Error> {
+    let disk = |format: &Format| matches!(format, Format::Usb | Format::Qcow2 | Format::Vmdk);
+    if !spec.format.is_empty() && !spec.format.iter().any(disk) {
+        return Ok(());
+    }
+    let mut folded = BTreeMap::new();
+    for (path, file) in &spec.parts.extra_files {
+        if let Some(why) = path.split('/').find_map(names::refuse) {
+            return Err(Error::Name { path: path.clone(), why });
+        }
+        if let Some(other) = folded.insert(names::folded(path), path) {
+            return Err(Error::Duplicate(other.clone(), path.clone()));
+        }
+        // A file that is not there is told by who reads it.
+        let size = fs::metadata(file).map_or(0, |meta| meta.len());
+        if size > fat::MAX_FILE {
+            return Err(Error::FileTooLarge { path: path.clone(), size });
+        }
+    }
+    Ok(())
+}
+
+/// Warns of installers of SmartOS that will start, but not install a machine that boots: what is
+/// missing cannot be seen in the parts, or cannot be made here.
+pub(super) fn warn(inputs: &Inputs, kind: Kind) {
+    let wants = |format: Format| inputs.formats.contains(&format);
+    if kind != Kind::SmartOs {
+        return;
+    }
+    if inputs.boot.is_none() && (wants(Format::Iso) || wants(Format::Pxe)) {
+        tracing::warn!(
+            "iso and pxe install SmartOS onto a pool, which only the illumos loader can boot: give it \
+             with --boot"
+        );
+    }
+    if wants(Format::Pxe) {
+        // See `image::pxe`.
+        tracing::warn!(
+            "pxe installs only from a platform whose boot archive holds /scripts and /config.inc: the \
+             archive is taken as it is"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::image::Content;
+    use crate::image::fat::{Format as Volume, Plan};
+
+    proptest! {
+        /// Nothing is refused early that FAT would take.
+        #[test]
+        fn only_what_fat_refuses(paths in proptest::collection::btree_set("[ab./ :ßsA]{1,4}|aux|com1.x", 1..6)) {
+            let mut spec = Spec::default();
+            let files = paths.iter().map(|path| (path.clone(), "/nonexistent/file".into()));
+            spec.parts.extra_files = files.collect();
+            let volume = Volume {
+                label: "KEY".to_owned(),
+                id: 1,
+                sectors: 200_000,
+                hidden: 0,
+                time: 0,
+            };
+            let content = |path: &String| (path.clone(), Content::from("x"));
+            let planned = Plan::new(volume, paths.iter().map(content));
+            if let Err(refused) = check(&spec) {
+                prop_assert!(planned.is_err(), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn discs_take_what_fat_does_not() {
+        let mut spec = Spec { format: vec![Format::Iso], ..Spec::default() };
+        spec.parts.extra_files.insert("aux".to_owned(), "/nonexistent/file".into());
+        check(&spec).unwrap();
+        spec.format.push(Format::Qcow2);
+        assert!(check(&spec).unwrap_err().to_string().contains("\"aux\""));
+    }
+}
