@@ -292,3 +292,57 @@ fn a_locked_build_takes_what_is_pinned_and_nothing_else() {
     let said = String::from_utf8_lossy(&changed.stderr);
     assert!(said.contains("extra-files.extra/motd"), "{said}");
 }
+
+#[test]
+fn a_changed_bit_of_a_disk_is_found_wherever_it_is() {
+    let (parts, dir) = (Parts::new(300_000), tempfile::tempdir().unwrap());
+    let out = dir.path().join("out");
+    parts.build(&out.join(""), &["--format", "qcow2,vmdk", "--size", "auto"]);
+    for end in [".qcow2", ".vmdk"] {
+        let path = out.join(format!("{STEM}{end}"));
+        good(&["verify", text(&path)]);
+        let whole = fs::read(&path).unwrap();
+        let mut state = 7_u64;
+        for _ in 0..12 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let place = (state >> 20) as usize % whole.len();
+            let mut changed = whole.clone();
+            changed[place] ^= 1 << (state >> 60 & 7);
+            fs::write(&path, &changed).unwrap();
+            let output = headnode(&["verify", text(&path)]);
+            assert_eq!(output.status.code(), Some(1), "byte {place} of {end}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_build_leaves_nothing_or_all() {
+    use std::io::{BufRead, BufReader};
+    let (parts, dir) = (Parts::new(300_000), tempfile::tempdir().unwrap());
+    let steps =
+        ["Unpacking", "Laying out", "Writing the image", "Packing for", "Writing the records"];
+    for (number, step) in steps.into_iter().enumerate() {
+        let out = dir.path().join(format!("out-{number}"));
+        let mut command = parts.command(&out.join(""));
+        command.args(["--format", ALL]).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.starts_with(step)), "the build has no step {step}");
+        run("kill", &["-INT", &child.id().to_string()]);
+        let said: Vec<String> = lines.collect();
+        let status = child.wait().unwrap();
+        let left = files(&out);
+        match status.code() {
+            // It was faster than the signal.
+            Some(0) => assert_eq!(left.len(), 16, "{said:?}"),
+            Some(130) => {
+                // The signal may come after the last step, when all is being moved to its place.
+                assert!(left.is_empty() || left.len() == 16, "{:?}", left.keys());
+                assert!(said.last().unwrap().contains("interrupted"), "{said:?}");
+            }
+            other => panic!("{step}: {other:?}: {said:?}"),
+        }
+    }
+}

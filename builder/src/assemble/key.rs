@@ -1,6 +1,6 @@
 //! Lays out the key: its file tree, from all parts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -101,10 +101,21 @@ pub(super) fn lay_out(
     if let Some(keys) = &inputs.authorized_keys {
         tree.add(paths::AUTHORIZED_KEYS, of_file(keys)?)?;
     }
+    // They were all read by now, see `fetch::check_cached`.
+    let fetched = inputs.artefacts.iter();
+    let hashed: HashMap<&Path, &str> =
+        fetched.map(|a| (a.path.as_path(), a.entry.sha256.as_str())).collect();
     let mut extra = BTreeSet::new();
     for (path, content) in &inputs.extra {
         let path = if first.kind == Kind::SmartOs { path.to_lowercase() } else { path.clone() };
-        tree.add(path.clone(), content.clone())?;
+        let known = match content {
+            Content::File { path, .. } => hashed.get(path.as_path()),
+            Content::Bytes(_) => None,
+        };
+        match known {
+            Some(sha256) => tree.add_hashed(path.clone(), content.clone(), (*sha256).to_owned())?,
+            None => tree.add(path.clone(), content.clone()).map(|_| ())?,
+        }
         extra.insert(path);
     }
     let firmware = loader.firmware(inputs, sources.ipxe.as_ref(), medium, &mut tree)?;

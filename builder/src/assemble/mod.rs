@@ -19,6 +19,7 @@ use headnode_model::manifest::Manifest;
 use crate::image::layout::Layout;
 use crate::image::pool::Pool;
 use crate::progress::{Steps, set_length};
+use crate::source::fetch;
 use crate::source::platform::{self, Kind, Platform};
 use crate::source::programs;
 use crate::spec::Format;
@@ -29,6 +30,7 @@ use outputs::{DISKS, Outputs};
 pub use early::check;
 pub use inputs::{Inputs, Programs, inputs};
 pub use ipxe::Tarball as IpxeTarball;
+pub(crate) use outputs::stem_of;
 pub use outputs::{Made, is_folder};
 
 /// The version of the software that goes into images: this workspace's.
@@ -67,6 +69,9 @@ pub fn build(
     work: &Path,
     steps: &mut Steps,
 ) -> anyhow::Result<Built> {
+    if inputs.artefacts.iter().any(|artefact| artefact.held.is_some()) {
+        steps.run("Checking the fetched parts", |_| Ok(fetch::check_cached(&inputs.artefacts)?))?;
+    }
     let programs = match &inputs.programs {
         None => None,
         Some(Programs::Ready(folder)) => Some(folder.clone()),
@@ -153,7 +158,8 @@ pub fn build(
     steps.run("Writing the records", |_| {
         records::of_build(inputs, &sources, &manifest, &mut outputs)
     })?;
-    Ok(Built { files: outputs.publish(folder)?, manifest, mapped, free })
+    let files = crate::cli::interrupt::undisturbed(|| outputs.publish(folder))?;
+    Ok(Built { files, manifest, mapped, free })
 }
 
 /// Unpacks the platforms; the one that boots comes first, the others in the order given.

@@ -20,7 +20,7 @@ use crate::image::Content;
 use crate::image::archive;
 use crate::image::disk::{Disk, Parts};
 use crate::image::iso::{self, Boot, Iso};
-use crate::image::output::{self, ImageSink, Output, Written};
+use crate::image::output::{self, Compression, ImageSink, Output, Written};
 use crate::image::pool::Pool;
 use crate::image::pxe;
 use crate::image::qcow2::Qcow2;
@@ -48,6 +48,8 @@ pub struct Made {
     pub(super) place: PathBuf,
     /// Whether it is the image itself, not something beside it.
     pub image: bool,
+    /// Its SHA-256 in hex, when it was hashed while it was written.
+    pub(super) sha256: Option<String>,
 }
 
 /// The files that a build has made so far, in its work folder.
@@ -100,7 +102,7 @@ impl<'a> Outputs<'a> {
         let place = self.work.join(format!("made-{}", self.made.len()));
         let file = File::options().read(true).write(true).create_new(true).open(&place);
         let file = file.with_context(|| format!("creating {}", place.display()))?;
-        self.made.push(Made { format, name, place, image });
+        self.made.push(Made { format, name, place, image, sha256: None });
         Ok(file)
     }
 
@@ -114,6 +116,14 @@ impl<'a> Outputs<'a> {
         use std::io::Write as _;
         let doing = format!("writing {name}");
         self.create(format, name, false)?.write_all(text).context(doing)
+    }
+
+    /// Notes the digest of a format's raw image.
+    fn hashed(&mut self, format: Format, done: &Done) {
+        let image = |made: &&mut Made| made.image && made.format == Some(format);
+        if let Some(made) = self.made.iter_mut().find(image) {
+            made.sha256.clone_from(&done.sha256);
+        }
     }
 
     /// Moves everything to its place. A manifest comes after the image that it belongs to: an image
@@ -138,7 +148,7 @@ pub fn is_folder(path: &Path) -> bool {
 }
 
 /// A file's name without the endings of images.
-pub(super) fn stem_of(name: &str) -> &str {
+pub(crate) fn stem_of(name: &str) -> &str {
     let raw = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(name);
     [".img", ".iso", ".qcow2", ".vmdk", ".tgz"]
         .iter()
@@ -155,6 +165,8 @@ pub(super) struct Done {
     pub image: Image,
     /// Bytes that are no holes.
     pub mapped: u64,
+    /// SHA-256 of the raw image, in hex, when it was asked for.
+    sha256: Option<String>,
 }
 
 fn finish(
@@ -163,12 +175,16 @@ fn finish(
     sinks: Vec<Box<dyn ImageSink>>,
     size: u64,
     guid: String,
+    raw: bool,
     write: impl FnOnce(&mut Output) -> anyhow::Result<Vec<Partition>>,
 ) -> anyhow::Result<Done> {
     let (written, partitions): (Written, _) = steps.run(name, |bar: &ProgressBar| {
         set_length(bar, size);
         let shown = bar.clone();
         let mut out = Output::new(sinks, move |bytes| shown.set_position(bytes));
+        if raw {
+            out.hash_whole().context("writing the image")?;
+        }
         let partitions = write(&mut out)?;
         let written = out.finish().context("writing the image")?;
         for file in &written.files {
@@ -176,10 +192,11 @@ fn finish(
         }
         Ok((written, partitions))
     })?;
-    let Written { size, mapped, ranges, .. } = written;
+    let Written { size, mapped, ranges, sha256, .. } = written;
     Ok(Done {
         image: Image { size, sector_size: 512, disk_guid: guid, partitions, ranges },
         mapped,
+        sha256,
     })
 }
 
@@ -222,7 +239,11 @@ pub(super) fn write_disk(
         });
     }
     let guid = disk.guid().to_string();
-    finish(steps, "Writing the image", sinks, disk.size(), guid, |out| Ok(disk.write(out)?))
+    let raw = inputs.formats.contains(&Format::Usb) && inputs.compress == Compression::None;
+    let write = |out: &mut Output| Ok(disk.write(out)?);
+    let done = finish(steps, "Writing the image", sinks, disk.size(), guid, raw, write)?;
+    outputs.hashed(Format::Usb, &done);
+    Ok(done)
 }
 
 /// Writes the disc.
@@ -243,9 +264,12 @@ pub(super) fn write_iso(
     let disc = Iso::plan(format, key.tree.files())?;
     let name = outputs.name(Format::Iso, inputs);
     let file = outputs.create(Some(Format::Iso), name, true)?;
-    let sink = output::packed(file, output::Compression::None, pool)?;
+    let sink = output::packed(file, Compression::None, pool)?;
     let guid = disc.guid().map(|guid| guid.to_string()).unwrap_or_default();
-    finish(steps, "Writing the disc", vec![sink], disc.size(), guid, |out| Ok(disc.write(out)?))
+    let write = |out: &mut Output| Ok(disc.write(out)?);
+    let done = finish(steps, "Writing the disc", vec![sink], disc.size(), guid, true, write)?;
+    outputs.hashed(Format::Iso, &done);
+    Ok(done)
 }
 
 /// Writes the key's files as a tar.

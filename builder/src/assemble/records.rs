@@ -57,7 +57,11 @@ pub(super) fn of_build(
     outputs.add(None, format!("{stem}.cdx.json"), &bom)?;
     let mut digests: Vec<(String, String)> = Vec::new();
     for made in &outputs.made {
-        digests.push((made.name.clone(), digest_of(&made.place)?));
+        let digest = match &made.sha256 {
+            Some(digest) => digest.clone(),
+            None => digest_of(&made.place)?,
+        };
+        digests.push((made.name.clone(), digest));
     }
     let text = provenance_of(inputs, sources, manifest, &digests)?;
     let name = format!("{stem}.provenance.json");

@@ -109,8 +109,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("creating a working folder in {}", folder.display()))?;
     interrupt::remove_on_interrupt(work.path().to_owned());
     let mut steps = Steps::new(args.json);
-    let built = assemble::build(&inputs, &folder, work.path(), &mut steps)
-        .map_err(|error| explain_full(error, &folder, work.path()))?;
+    let built = assemble::build(&inputs, &folder, work.path(), &mut steps).map_err(|error| {
+        // What fails because an interruption took the folder away is not told as a failure.
+        interrupt::undisturbed(|| explain_full(error, &folder, work.path()))
+    })?;
     drop(work);
     if args.json {
         println!("{:#}", report(&built, &steps));

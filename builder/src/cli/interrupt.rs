@@ -1,16 +1,28 @@
 //! What happens on Ctrl-C and SIGTERM: the folders in work are removed, and the command ends.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How often a folder is removed in which others still make files.
+const ATTEMPTS: u32 = 100;
+
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// What is said at the end; nothing as long as nobody watches.
+static SAYING: Mutex<Option<&str>> = Mutex::new(None);
 
 /// Has a folder removed when the command is interrupted.
 pub fn remove_on_interrupt(folder: PathBuf) {
     FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder);
+}
+
+/// Does what must not be left half done: an interruption waits for its end.
+pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let _held = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
 }
 
 /// Begins to watch for the signals.
@@ -30,6 +42,10 @@ pub fn watch_transfers() -> anyhow::Result<()> {
 }
 
 fn watch_saying(text: &'static str) -> anyhow::Result<()> {
+    // A build watches while it fetches its parts, and then in another way.
+    if SAYING.lock().unwrap_or_else(PoisonError::into_inner).replace(text).is_some() {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -45,14 +61,28 @@ fn watch_saying(text: &'static str) -> anyhow::Result<()> {
                 _ = terminate.recv() => 143,
             }
         });
-        for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        for folder in folders.iter() {
             // What cannot be removed is told: it lies beside the output.
-            if let Err(error) = std::fs::remove_dir_all(folder) {
+            if let Err(error) = remove(folder) {
                 eprintln!("headnode: removing {}: {error}", folder.display());
             }
         }
+        let text = SAYING.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default();
         eprintln!("headnode: interrupted, {text}");
         std::process::exit(code);
     });
     Ok(())
+}
+
+/// Removes a folder in which others may still make files: they end with this process only.
+fn remove(folder: &Path) -> io::Result<()> {
+    for _ in 0..ATTEMPTS {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => return done,
+        }
+    }
+    std::fs::remove_dir_all(folder)
 }

@@ -100,8 +100,35 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("headnode: {error:#}");
+            eprintln!("headnode: {}", told(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes in one line. Many errors tell their cause themselves: it is not told again.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = std::io::Error::other("no disk");
+        let error =
+            anyhow::Error::new(crate::tree::Error::Read { path: "a".to_owned(), source: cause });
+        let error = error.context("laying out the key");
+        assert_eq!(told(&error), "laying out the key: reading the content of \"a\": no disk");
     }
 }

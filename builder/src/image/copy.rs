@@ -57,13 +57,19 @@ impl Read for Exact<'_> {
     }
 }
 
+/// Bytes that are read at once of a content: no more than it has, most are small.
+pub fn buffer_size(content: &Content) -> usize {
+    // One more, so that its end is seen by the first reading.
+    usize::try_from(content.size()).map_or(BUFFER, |size| size.saturating_add(1).min(BUFFER))
+}
+
 /// Copies all of a content.
 ///
 /// # Errors
 /// When it cannot be read, has another size than when it was added, or writing fails.
 pub fn copy(content: &Content, out: &mut dyn Sink) -> Result<(), Error> {
     let mut data = Exact::open(content).map_err(Error::Read)?;
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; buffer_size(content)];
     loop {
         match data.read(&mut buffer).map_err(Error::Read)? {
             0 => return Ok(()),

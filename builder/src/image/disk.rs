@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::fat::{self, Format, Plan};
 use super::gpt::{Partition, Table};
+use super::hashing::zeroes;
 use super::layout::{Layout, Place};
 use super::output::{BLOCK, Output, hex};
 use super::{Content, SECTOR, Sink};
@@ -189,7 +190,9 @@ impl Disk {
             let end = (partition.start + partition.sectors) * SECTOR;
             let sha256 = if *number == RESERVED_NUMBER {
                 // It lies at an odd sector and holds nothing.
-                hex(zeroes(partition.sectors * SECTOR))
+                let mut hash = Sha256::new();
+                zeroes(&mut hash, partition.sectors * SECTOR);
+                hex(hash)
             } else {
                 out.begin_partition().map_err(Error::Write)?;
                 match *number {
@@ -232,18 +235,6 @@ pub(super) fn guid(digest: &[u8; 32], purpose: &str) -> Uuid {
 pub(super) fn serial(digest: &[u8; 32], purpose: &str) -> u32 {
     let bytes = derived(digest, purpose);
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
-/// The hash of so many zero bytes.
-fn zeroes(mut count: u64) -> Sha256 {
-    let block = vec![0; BLOCK];
-    let mut hash = Sha256::new();
-    while count > 0 {
-        let now = usize::try_from(count).unwrap_or(BLOCK).min(BLOCK);
-        hash.update(block.get(..now).unwrap_or_default());
-        count -= now as u64;
-    }
-    hash
 }
 
 fn derived(digest: &[u8; 32], purpose: &str) -> [u8; 32] {

@@ -7,6 +7,7 @@ pub mod deflate;
 pub mod disk;
 pub mod fat;
 pub mod gpt;
+pub mod hashing;
 pub mod iso;
 pub mod layout;
 pub mod output;

@@ -10,11 +10,15 @@ use sha2::{Digest, Sha256};
 
 use super::Sink;
 use super::deflate::GzipWriter;
+use super::hashing::Hasher;
 use super::pool::Pool;
 
 /// The unit in which holes are found: a block of zeroes is not written. A multiple of the 4 KiB
 /// that bmap tools count in, and a divisor of the partitions' alignment.
 pub const BLOCK: usize = 64 * 1024;
+
+/// Bytes that are handed to the hashing threads at once: few hand-overs, and they stay in the caches.
+const PIECE: usize = 8 * BLOCK;
 
 static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
@@ -158,9 +162,31 @@ pub struct Output {
     /// Bytes that were no holes.
     mapped: u64,
     ranges: Vec<Range>,
-    range: Option<(u64, Sha256)>,
-    partition: Option<Sha256>,
+    /// Where the range that is being written begins.
+    range: Option<u64>,
+    in_partition: bool,
+    /// Blocks that the hashers have not got yet; they come before `hole`.
+    piece: Vec<u8>,
+    /// Zero bytes that they have not got yet.
+    hole: u64,
+    hashers: Hashers,
     progress: Box<dyn FnMut(u64)>,
+}
+
+/// The threads that hash, each begun when it is needed first.
+#[derive(Default)]
+struct Hashers {
+    ranges: Option<Hasher>,
+    partition: Option<Hasher>,
+    whole: Option<Hasher>,
+}
+
+fn begun(hasher: &mut Option<Hasher>) -> io::Result<&mut Hasher> {
+    let there = match hasher.take() {
+        Some(there) => there,
+        None => Hasher::new()?,
+    };
+    Ok(hasher.insert(there))
 }
 
 /// What was written.
@@ -173,6 +199,8 @@ pub struct Written {
     pub mapped: u64,
     /// The parts that are no holes.
     pub ranges: Vec<Range>,
+    /// SHA-256 of the image, unpacked, in hex; when it was asked for.
+    pub sha256: Option<String>,
 }
 
 impl Output {
@@ -185,9 +213,23 @@ impl Output {
             mapped: 0,
             ranges: Vec::new(),
             range: None,
-            partition: None,
+            in_partition: false,
+            piece: Vec::new(),
+            hole: 0,
+            hashers: Hashers::default(),
             progress: Box::new(progress),
         }
+    }
+
+    /// Hashes the image as a whole, too; before anything is written.
+    ///
+    /// # Errors
+    /// When no thread can be begun, or something was written.
+    pub fn hash_whole(&mut self) -> io::Result<()> {
+        if self.position() > 0 {
+            return Err(io::Error::other("a part of the image is written already"));
+        }
+        begun(&mut self.hashers.whole).map(|_| ())
     }
 
     /// Bytes of the image so far.
@@ -210,8 +252,9 @@ impl Output {
     /// When it does not.
     pub fn begin_partition(&mut self) -> io::Result<()> {
         self.at_boundary()?;
-        self.partition = Some(Sha256::new());
-        Ok(())
+        self.hand_over()?;
+        self.in_partition = true;
+        begun(&mut self.hashers.partition)?.begin()
     }
 
     /// The SHA-256 of the partition that ends here, in hex.
@@ -220,7 +263,11 @@ impl Output {
     /// When it does not end at a multiple of [`BLOCK`].
     pub fn end_partition(&mut self) -> io::Result<String> {
         self.at_boundary()?;
-        Ok(hex(self.partition.take().unwrap_or_default()))
+        self.hand_over()?;
+        self.in_partition = false;
+        let hasher = begun(&mut self.hashers.partition)?;
+        hasher.end()?;
+        hasher.next()
     }
 
     fn at_boundary(&self) -> io::Result<()> {
@@ -236,10 +283,22 @@ impl Output {
     /// When writing the rest fails.
     pub fn finish(mut self) -> io::Result<Written> {
         self.flush_block()?;
-        self.end_range();
+        self.end_range()?;
+        self.hand_over()?;
+        let sha256 = match &self.hashers.whole {
+            Some(hasher) => {
+                hasher.end()?;
+                Some(hasher.next()?)
+            }
+            None => None,
+        };
+        for range in &mut self.ranges {
+            range.sha256 = begun(&mut self.hashers.ranges)?.next()?;
+        }
         let files = self.sinks.into_iter().map(ImageSink::finish).collect::<io::Result<_>>()?;
         (self.progress)(self.offset);
-        Ok(Written { files, size: self.offset, mapped: self.mapped, ranges: self.ranges })
+        let (size, mapped, ranges) = (self.offset, self.mapped, self.ranges);
+        Ok(Written { files, size, mapped, ranges, sha256 })
     }
 
     fn flush_block(&mut self) -> io::Result<()> {
@@ -254,17 +313,18 @@ impl Output {
     }
 
     fn put(&mut self, block: &[u8], hole: bool) -> io::Result<()> {
-        if let Some(partition) = &mut self.partition {
-            partition.update(block);
-        }
         if hole {
-            self.end_range();
+            self.end_range()?;
+            self.hole += block.len() as u64;
             for sink in &mut self.sinks {
                 sink.zeroes(block.len() as u64)?;
             }
         } else {
-            let (_, hash) = self.range.get_or_insert_with(|| (self.offset, Sha256::new()));
-            hash.update(block);
+            if self.hole > 0 || self.piece.len() >= PIECE {
+                self.hand_over()?;
+            }
+            self.range.get_or_insert(self.offset);
+            self.piece.extend_from_slice(block);
             for sink in &mut self.sinks {
                 sink.data(block)?;
             }
@@ -277,10 +337,33 @@ impl Output {
         Ok(())
     }
 
-    fn end_range(&mut self) {
-        if let Some((offset, hash)) = self.range.take() {
-            self.ranges.push(Range { offset, length: self.offset - offset, sha256: hex(hash) });
+    /// Gives the hashers what they have not got yet.
+    fn hand_over(&mut self) -> io::Result<()> {
+        let Hashers { ranges, partition, whole } = &mut self.hashers;
+        let partition = partition.as_ref().filter(|_| self.in_partition);
+        let all = [whole.as_ref(), partition];
+        if !self.piece.is_empty() {
+            let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
+            let piece = Arc::new(piece);
+            begun(ranges)?.data(&piece)?;
+            all.into_iter().flatten().try_for_each(|hasher| hasher.data(&piece))?;
         }
+        let hole = std::mem::take(&mut self.hole);
+        if hole > 0 {
+            all.into_iter().flatten().try_for_each(|hasher| hasher.zeroes(hole))?;
+        }
+        Ok(())
+    }
+
+    fn end_range(&mut self) -> io::Result<()> {
+        if let Some(offset) = self.range.take() {
+            self.hand_over()?;
+            begun(&mut self.hashers.ranges)?.end()?;
+            // Its digest comes at the end.
+            let length = self.offset - offset;
+            self.ranges.push(Range { offset, length, sha256: String::new() });
+        }
+        Ok(())
     }
 }
 
@@ -339,7 +422,9 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
         let mut out = Output::new(vec![raw], |_| ());
+        out.hash_whole().unwrap();
         out.data(b"head").unwrap();
+        assert!(out.hash_whole().is_err());
         out.zeroes_to(1 << 20).unwrap();
         out.begin_partition().unwrap();
         out.zeroes(BLOCK as u64).unwrap();
@@ -361,5 +446,29 @@ mod tests {
         let mut hash = Sha256::new();
         hash.update(&bytes[..BLOCK]);
         assert_eq!(written.ranges[0].sha256, hex(hash));
+        let mut hash = Sha256::new();
+        hash.update(&bytes);
+        assert_eq!(written.sha256, Some(hex(hash)));
+    }
+
+    #[test]
+    fn every_range_has_its_own_digest_and_long_ones_need_not_fit_in_memory() {
+        let pool = Pool::new(1).unwrap();
+        let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
+        let mut out = Output::new(vec![raw], |_| ());
+        let long = 100 * BLOCK;
+        let mut expected = Vec::new();
+        for number in 1..40_u8 {
+            let data = vec![number; if number == 20 { long } else { BLOCK }];
+            out.data(&data).unwrap();
+            out.zeroes(BLOCK as u64).unwrap();
+            expected.push(hex(Sha256::new().chain_update(&data)));
+        }
+        out.data(b"the last block is short").unwrap();
+        expected.push(hex(Sha256::new().chain_update("the last block is short")));
+        let written = out.finish().unwrap();
+        let digests: Vec<_> = written.ranges.iter().map(|range| range.sha256.clone()).collect();
+        assert_eq!(digests, expected);
+        assert_eq!(written.sha256, None);
     }
 }

@@ -1,5 +1,15 @@
 //! Lists of digests that `sha256sum -c` checks.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::assemble::stem_of;
+use crate::spec::form::is_hex;
+
+/// Longer lists are not read, in bytes.
+const MAX_SIZE: u64 = 1 << 20;
+
 /// The text of a list: name and SHA-256 in hex of each file, in the order given.
 pub fn text<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = String::new();
@@ -12,6 +22,19 @@ pub fn text<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
         text.push_str(&format!("{sha256}  {escaped}\n"));
     }
     text
+}
+
+/// The digest of an image, in hex, in the list that its build wrote beside it; `None` when there is no
+/// such list, or it does not have the image.
+pub fn listed(image: &Path) -> Option<String> {
+    let name = image.file_name()?.to_str()?;
+    let list = image.with_file_name(format!("{}.SHA256SUMS", stem_of(name)));
+    let mut text = String::new();
+    File::open(list).ok()?.take(MAX_SIZE).read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| {
+        let (digest, listed) = line.split_once("  ")?;
+        (listed == name && is_hex(digest, 64)).then(|| digest.to_lowercase())
+    })
 }
 
 #[cfg(test)]

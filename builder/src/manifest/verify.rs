@@ -19,9 +19,9 @@ use crate::contents::{self, Entry, FileSystem};
 use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
 use crate::image::fat::Volume;
 use crate::image::gpt::Table;
-use crate::image::output::hex;
-use crate::image::reader::ImageFile;
-use crate::image::{SECTOR, iso};
+use crate::image::output::{Compression, hex};
+use crate::image::reader::{Form, ImageFile};
+use crate::image::{Content, SECTOR, iso};
 
 /// Loaders on discs that the manifest does not list.
 const DISC_LOADERS: [&str; 4] =
@@ -69,7 +69,8 @@ pub struct Options<'a> {
 /// Checks an image. `progress` is called with the bytes looked at so far and those in all.
 ///
 /// A packed image is unpacked into an unnamed sparse file first, as its parts are read in the order
-/// of the manifest.///
+/// of the manifest.
+///
 /// # Errors
 /// When the image cannot be read at all, or there is no manifest to check it against. What is
 /// merely damaged is in the report.
@@ -113,6 +114,13 @@ pub fn verify(
     checker.key(&image, table.as_ref(), outer.as_ref())?;
     if let Some(outer) = &outer {
         checker.firmware(&mut image, table.as_ref(), outer)?;
+    }
+    if !matches!(image.form, Form::Raw(Compression::None))
+        && let Some(listed) = super::sums::listed(path)
+        && crate::tree::digest(&Content::of_file(path)?)? != listed
+    {
+        // What lies between its packed parts is in no manifest.
+        checker.add("the file", "its SHA-256 is not what the list of digests beside it says");
     }
     // A broken part in which every file is whole is broken elsewhere.
     if checker.damage.iter().all(|damage| damage.what == "the signature") {

@@ -139,6 +139,33 @@ pub fn fetch(
     Ok(all)
 }
 
+/// Reads the parts that come from the cache, where they may have lain for long, and compares them
+/// with their SHA-256. Those of this machine were read when they were resolved.
+///
+/// # Errors
+/// Every one that is damaged or cannot be read.
+pub fn check_cached(artefacts: &[Artefact]) -> Result<(), Error> {
+    let cached = artefacts.iter().filter(|artefact| artefact.held.is_some()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut problems: Vec<String> = Vec::new();
+    for (artefact, digests) in
+        side_by_side(cached, threads, |artefact: &&Artefact| Digests::of_file(&artefact.path, None))
+    {
+        let Entry { name, sha256, .. } = &artefact.entry;
+        let path = artefact.path.display();
+        match digests {
+            Ok(digests) if digests.sha256 == *sha256 => {}
+            Ok(_) => problems.push(format!(
+                "{name}: the cache's {path} is damaged: run `headnode cache verify --repair`, then \
+                 `headnode fetch`"
+            )),
+            Err(error) => problems.push(format!("{name}: reading {path}: {error}")),
+        }
+    }
+    problems.sort();
+    if problems.is_empty() { Ok(()) } else { Err(Error(problems)) }
+}
+
 fn one(wanted: &Wanted, cache: &Cache, http: &Http, board: &dyn Board) -> Result<Artefact, String> {
     let entry = |digests: (String, u64)| Entry {
         name: wanted.name.clone(),

@@ -1,7 +1,7 @@
 //! The lock file: exactly which parts an image is made of. `headnode fetch` writes it, and a build
 //! from it needs no network and gives the same image.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -188,6 +188,11 @@ impl Lock {
         self.artefacts.iter().find(|entry| entry.name == name)
     }
 
+    /// All parts by their names: a key may have ten thousands of files.
+    pub fn by_name(&self) -> BTreeMap<&str, &Entry> {
+        self.artefacts.iter().map(|entry| (entry.name.as_str(), entry)).collect()
+    }
+
     /// The entries of a zone or file, and the images that they are made from; `None` unless all are
     /// there and were asked for in this way.
     pub fn part(&self, names: &[String], asked: &str) -> Option<Vec<&Entry>> {
@@ -273,14 +278,14 @@ pub struct Change {
 
 /// What changed from one lock file to another, by name.
 pub fn changes(was: &Lock, is: &Lock) -> Vec<Change> {
-    let names: BTreeSet<&String> =
-        was.artefacts.iter().chain(&is.artefacts).map(|entry| &entry.name).collect();
+    let (old, new) = (was.by_name(), is.by_name());
+    let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
     let told = |entry: &Entry| (entry.version.clone(), entry.size);
-    let change = |name: &String| {
-        let (before, after) = (was.get(name), is.get(name));
+    let change = |name: &str| {
+        let (before, after) = (old.get(name).copied(), new.get(name).copied());
         let digest = |entry: Option<&Entry>| entry.map(|entry| entry.sha256.clone());
         (digest(before) != digest(after)).then(|| Change {
-            name: name.clone(),
+            name: name.to_owned(),
             was: before.map(told),
             is: after.map(told),
         })

@@ -17,8 +17,7 @@ use crate::spec::parts::Env;
 /// spec asks for must be locked as it asks for it, in the cache, and every file of this machine must
 /// have the digest that is locked. What the lock file has besides is left out.
 ///
-/// The content of the cache's files is not read here: whoever copies them compares the SHA-256
-/// (`headnode cache verify` reads all).
+/// The content of the cache's files is not read here, see [`super::fetch::check_cached`].
 ///
 /// # Errors
 /// Everything that is missing or different.
@@ -33,8 +32,9 @@ pub fn resolve_locked(
     let mut problems = Vec::new();
     let mut entries: BTreeMap<&str, &Entry> = BTreeMap::new();
     let mut paths: BTreeMap<String, PathBuf> = locals(spec).into_iter().collect();
+    let pinned = lock.by_name();
     for name in paths.keys() {
-        match lock.get(name) {
+        match pinned.get(name.as_str()) {
             Some(entry) => drop(entries.insert(&entry.name, entry)),
             None => problems.push(format!("{name} is not in the lock file: run `headnode fetch`")),
         }

@@ -11,6 +11,7 @@ use headnode_model::paths::KEY_PRIVATE;
 use sha2::{Digest, Sha256};
 
 use crate::image::Content;
+use crate::image::copy::buffer_size;
 use crate::image::output::hex;
 
 /// Why a file cannot be part of the key.
@@ -140,7 +141,7 @@ impl Tree {
 pub fn digest(content: &Content) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut data = content.open()?;
-    let mut buffer = vec![0; 256 * 1024];
+    let mut buffer = vec![0; buffer_size(content)];
     loop {
         match data.read(&mut buffer)? {
             0 => return Ok(hex(hash)),

@@ -32,6 +32,20 @@ fn text(content: &Content) -> String {
 }
 
 #[test]
+fn what_was_damaged_in_the_cache_goes_into_no_image() {
+    let world = World::new();
+    world.one_http_file(b"as it was fetched");
+    world.fetch().unwrap();
+    let artefacts = locked(&world).unwrap();
+    headnode::source::fetch::check_cached(&artefacts).unwrap();
+    let path = &artefacts[0].path;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(path, b"as it was fetchee").unwrap();
+    let error = headnode::source::fetch::check_cached(&artefacts).unwrap_err().to_string();
+    assert!(error.contains("file.thing") && error.contains("cache verify --repair"), "{error}");
+}
+
+#[test]
 fn everything_of_a_headnode_from_manta_and_imgapi() {
     let world = World::new();
     world.zone("cnapi", "20260101T000000Z", A, Some(B));

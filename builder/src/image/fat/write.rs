@@ -36,12 +36,12 @@ impl Plan {
             out.data(table).map_err(write)?;
             out.zeroes(self.bytes(*extent) - table.len() as u64).map_err(write)?;
         }
+        let mut buffer = vec![0; 256 * 1024];
         for (path, content, extent) in &self.files {
             let failed = |source| Error::Content { path: path.clone(), source };
             let mut data = content.open().map_err(failed)?;
             let size = content.size();
             let mut left = size;
-            let mut buffer = vec![0; 256 * 1024];
             while left > 0 {
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
                 let part = buffer.get_mut(..most).unwrap_or_default();
