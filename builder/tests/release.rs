@@ -346,3 +346,20 @@ fn an_interrupted_build_leaves_nothing_or_all() {
         }
     }
 }
+
+#[test]
+fn what_killed_builds_left_is_removed_and_living_ones_are_let_be() {
+    let parts = Parts::new(1000);
+    let out = parts.dir.path().join("out");
+    for name in ["dead", "alive"] {
+        let work = out.join(format!(".headnode-build-{name}"));
+        fs::create_dir_all(&work).unwrap();
+        fs::write(work.join("alive"), "").unwrap();
+        fs::write(work.join("made-0"), "half an image").unwrap();
+    }
+    let alive = fs::File::open(out.join(".headnode-build-alive/alive")).unwrap();
+    alive.lock().unwrap();
+    parts.build(&out.join("a.img"), &[]);
+    assert!(!out.join(".headnode-build-dead").exists());
+    assert!(out.join(".headnode-build-alive/made-0").exists());
+}

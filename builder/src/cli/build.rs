@@ -103,10 +103,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     interrupt::watch()?;
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    clear_remains(&folder);
     let work = tempfile::Builder::new()
-        .prefix(".headnode-build-")
+        .prefix(WORK)
         .tempdir_in(&folder)
         .with_context(|| format!("creating a working folder in {}", folder.display()))?;
+    let _alive = mark(work.path())
+        .with_context(|| format!("marking the working folder in {}", folder.display()))?;
     interrupt::remove_on_interrupt(work.path().to_owned());
     let mut steps = Steps::new(args.json);
     let built = assemble::build(&inputs, &folder, work.path(), &mut steps).map_err(|error| {
@@ -169,6 +172,37 @@ fn print(built: &Built) {
     println!("with");
     for (_, place) in beside {
         println!("  {}", place.display());
+    }
+}
+
+/// Beginning of the names of working folders.
+const WORK: &str = ".headnode-build-";
+/// The file in a working folder that is locked as long as its build lives.
+const ALIVE: &str = "alive";
+
+/// Locks a working folder. The file gets its name only when it is locked, so that no other build
+/// finds it otherwise.
+fn mark(work: &Path) -> io::Result<fs::File> {
+    let early = work.join("alive.new");
+    let file = fs::File::create(&early)?;
+    file.lock()?;
+    fs::rename(early, work.join(ALIVE))?;
+    Ok(file)
+}
+
+/// Removes working folders of builds that were killed. What cannot be removed is no reason not to build.
+fn clear_remains(folder: &Path) {
+    for item in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = item.path();
+        if !item.file_name().to_string_lossy().starts_with(WORK) {
+            continue;
+        }
+        let Ok(file) = fs::File::open(path.join(ALIVE)) else { continue };
+        if file.try_lock().is_ok()
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "removing what a killed build left");
+        }
     }
 }
 
