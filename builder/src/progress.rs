@@ -57,6 +57,21 @@ impl Steps {
         self.tell(name, |bar| Ok((step(bar)?, String::new())))
     }
 
+    /// Runs a step that shows itself what it does, and notes how long it took.
+    ///
+    /// # Errors
+    /// Those of the step.
+    pub fn time<T>(
+        &mut self,
+        name: &str,
+        step: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let begin = Instant::now();
+        let outcome = step();
+        self.done.push((name.to_owned(), begin.elapsed()));
+        outcome
+    }
+
     /// Runs a step; what it gives back beside its value is told as its result.
     ///
     /// # Errors

@@ -79,17 +79,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     assemble::check(&spec)?;
     let parts = &spec.parts;
+    let mut steps = Steps::new(args.json);
     let artefacts = if args.locked {
         let lock = Lock::read(&args.lock)?;
         let lock = lock.with_context(|| {
             format!("{} is missing: make it with `headnode fetch`", args.lock.display())
         })?;
-        resolve_locked(&spec, &process_env, &lock, &args.cache.open()?)?
+        let cache = args.cache.open()?;
+        steps.run("Comparing the parts with the lock file", |_| {
+            Ok(resolve_locked(&spec, &process_env, &lock, &cache)?)
+        })?
     } else if parts.zones.is_empty() && parts.files.is_empty() && parts.extra_files.is_empty() {
         Vec::new()
     } else {
         let transfer = Transfer { patience: Patience::default(), jobs: JOBS, quiet: args.json };
-        fetch::pin_spec(&spec, &args.lock, &args.cache, &Update::Nothing, transfer)?.0
+        // It shows what it does by itself.
+        steps
+            .time("Fetching and reading the parts", || {
+                fetch::pin_spec(&spec, &args.lock, &args.cache, &Update::Nothing, transfer)
+            })?
+            .0
     };
     let inputs = assemble::inputs(spec, artefacts)?;
     let folder = match &inputs.output {
@@ -111,7 +120,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let _alive = mark(work.path())
         .with_context(|| format!("marking the working folder in {}", folder.display()))?;
     interrupt::remove_on_interrupt(work.path().to_owned());
-    let mut steps = Steps::new(args.json);
     let built = assemble::build(&inputs, &folder, work.path(), &mut steps).map_err(|error| {
         // What fails because an interruption took the folder away is not told as a failure.
         interrupt::undisturbed(|| explain_full(error, &folder, work.path()))

@@ -9,9 +9,8 @@ use uuid::Uuid;
 
 use super::fat::{self, Format, Plan};
 use super::gpt::{Partition, Table};
-use super::hashing::zeroes;
 use super::layout::{Layout, Place};
-use super::output::{BLOCK, Output, hex};
+use super::output::Output;
 use super::{Content, SECTOR, Sink};
 
 pub use super::layout::{
@@ -178,7 +177,7 @@ impl Disk {
         self.root.free()
     }
 
-    /// Streams the image into `out` and returns its partitions with their digests.
+    /// Streams the image into `out` and returns its partitions.
     ///
     /// # Errors
     /// When a file cannot be read or writing fails.
@@ -188,21 +187,12 @@ impl Disk {
         for (number, partition) in &self.table.partitions {
             out.zeroes_to(partition.start * SECTOR).map_err(Error::Write)?;
             let end = (partition.start + partition.sectors) * SECTOR;
-            let sha256 = if *number == RESERVED_NUMBER {
-                // It lies at an odd sector and holds nothing.
-                let mut hash = Sha256::new();
-                zeroes(&mut hash, partition.sectors * SECTOR);
-                hex(hash)
-            } else {
-                out.begin_partition().map_err(Error::Write)?;
-                match *number {
-                    ESP_NUMBER => self.esp.write(out)?,
-                    CORE_NUMBER => out.data(&self.core).map_err(Error::Write)?,
-                    _ => self.root.write(out)?,
-                }
-                out.zeroes_to(end).map_err(Error::Write)?;
-                out.end_partition().map_err(Error::Write)?
-            };
+            match *number {
+                ESP_NUMBER => self.esp.write(out)?,
+                CORE_NUMBER => out.data(&self.core).map_err(Error::Write)?,
+                RESERVED_NUMBER => {}
+                _ => self.root.write(out)?,
+            }
             out.zeroes_to(end).map_err(Error::Write)?;
             partitions.push(ManifestPartition {
                 number: *number,
@@ -211,7 +201,6 @@ impl Disk {
                 guid: partition.guid.to_string(),
                 start: partition.start,
                 sectors: partition.sectors,
-                sha256,
             });
         }
         let tail = self.table.tail();
@@ -220,9 +209,6 @@ impl Disk {
         Ok(partitions)
     }
 }
-
-// The partitions' hashes rely on it.
-const _: () = assert!((ALIGNMENT * SECTOR).is_multiple_of(BLOCK as u64));
 
 /// An identifier that follows from the content and what it is for.
 pub(super) fn guid(digest: &[u8; 32], purpose: &str) -> Uuid {

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod copy;
 pub mod cpio;
 pub mod deflate;
+pub mod direct;
 pub mod disk;
 pub mod fat;
 pub mod gpt;

@@ -2,7 +2,7 @@
 //! sink of its own: a sparse raw file, packed ones, disks of virtual machines.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use headnode_model::manifest::Range;
@@ -10,12 +10,17 @@ use sha2::{Digest, Sha256};
 
 use super::Sink;
 use super::deflate::GzipWriter;
+use super::direct::Raw;
 use super::hashing::Hasher;
 use super::pool::Pool;
 
 /// The unit in which holes are found: a block of zeroes is not written. A multiple of the 4 KiB
-/// that bmap tools count in, and a divisor of the partitions' alignment.
+/// that bmap tools count in.
 pub const BLOCK: usize = 64 * 1024;
+
+/// The longest range with a digest of its own: what has to be read to find damage, or written again
+/// when a key turns out to be bad there.
+pub const MAX_RANGE: u64 = 8 << 20;
 
 /// Bytes that are handed to the hashing threads at once: few hand-overs, and they stay in the caches.
 const PIECE: usize = 8 * BLOCK;
@@ -79,7 +84,7 @@ pub fn packed(
     pool: &Arc<Pool>,
 ) -> io::Result<Box<dyn ImageSink>> {
     Ok(match compression {
-        Compression::None => Box::new(Raw { file, size: 0 }),
+        Compression::None => Box::new(Raw::new(file)?),
         Compression::Zstd => {
             let mut encoder = zstd::Encoder::new(BufWriter::new(file), 3)?;
             // The result is the same for any number of threads above 0.
@@ -91,30 +96,6 @@ pub fn packed(
             Box::new(Gzip(GzipWriter::new(BufWriter::new(file), Arc::clone(pool))?))
         }
     })
-}
-
-struct Raw {
-    file: File,
-    size: u64,
-}
-
-impl Sink for Raw {
-    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.size += bytes.len() as u64;
-        self.file.write_all(bytes)
-    }
-
-    fn zeroes(&mut self, count: u64) -> io::Result<()> {
-        self.size += count;
-        self.file.seek(SeekFrom::Start(self.size)).map(|_| ())
-    }
-}
-
-impl ImageSink for Raw {
-    fn finish(self: Box<Self>) -> io::Result<File> {
-        self.file.set_len(self.size)?;
-        Ok(self.file)
-    }
 }
 
 struct Zstd(zstd::Encoder<'static, BufWriter<File>>);
@@ -164,7 +145,6 @@ pub struct Output {
     ranges: Vec<Range>,
     /// Where the range that is being written begins.
     range: Option<u64>,
-    in_partition: bool,
     /// Blocks that the hashers have not got yet; they come before `hole`.
     piece: Vec<u8>,
     /// Zero bytes that they have not got yet.
@@ -177,7 +157,6 @@ pub struct Output {
 #[derive(Default)]
 struct Hashers {
     ranges: Option<Hasher>,
-    partition: Option<Hasher>,
     whole: Option<Hasher>,
 }
 
@@ -213,7 +192,6 @@ impl Output {
             mapped: 0,
             ranges: Vec::new(),
             range: None,
-            in_partition: false,
             piece: Vec::new(),
             hole: 0,
             hashers: Hashers::default(),
@@ -244,37 +222,6 @@ impl Output {
     pub fn zeroes_to(&mut self, offset: u64) -> io::Result<()> {
         let missing = offset.checked_sub(self.position());
         self.zeroes(missing.ok_or_else(|| io::Error::other("the image's layout runs backwards"))?)
-    }
-
-    /// Begins to hash a partition; it must begin and end at multiples of [`BLOCK`].
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn begin_partition(&mut self) -> io::Result<()> {
-        self.at_boundary()?;
-        self.hand_over()?;
-        self.in_partition = true;
-        begun(&mut self.hashers.partition)?.begin()
-    }
-
-    /// The SHA-256 of the partition that ends here, in hex.
-    ///
-    /// # Errors
-    /// When it does not end at a multiple of [`BLOCK`].
-    pub fn end_partition(&mut self) -> io::Result<String> {
-        self.at_boundary()?;
-        self.hand_over()?;
-        self.in_partition = false;
-        let hasher = begun(&mut self.hashers.partition)?;
-        hasher.end()?;
-        hasher.next()
-    }
-
-    fn at_boundary(&self) -> io::Result<()> {
-        if self.block.is_empty() {
-            return Ok(());
-        }
-        Err(io::Error::other("a partition does not begin or end at a multiple of 64 KiB"))
     }
 
     /// Ends the image; its size is what has been written.
@@ -323,6 +270,9 @@ impl Output {
             if self.hole > 0 || self.piece.len() >= PIECE {
                 self.hand_over()?;
             }
+            if self.range.is_some_and(|begin| self.offset - begin >= MAX_RANGE) {
+                self.end_range()?;
+            }
             self.range.get_or_insert(self.offset);
             self.piece.extend_from_slice(block);
             for sink in &mut self.sinks {
@@ -339,18 +289,18 @@ impl Output {
 
     /// Gives the hashers what they have not got yet.
     fn hand_over(&mut self) -> io::Result<()> {
-        let Hashers { ranges, partition, whole } = &mut self.hashers;
-        let partition = partition.as_ref().filter(|_| self.in_partition);
-        let all = [whole.as_ref(), partition];
+        let Hashers { ranges, whole } = &mut self.hashers;
         if !self.piece.is_empty() {
             let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
             let piece = Arc::new(piece);
             begun(ranges)?.data(&piece)?;
-            all.into_iter().flatten().try_for_each(|hasher| hasher.data(&piece))?;
+            if let Some(whole) = whole {
+                whole.data(&piece)?;
+            }
         }
         let hole = std::mem::take(&mut self.hole);
-        if hole > 0 {
-            all.into_iter().flatten().try_for_each(|hasher| hasher.zeroes(hole))?;
+        if let (1.., Some(whole)) = (hole, whole) {
+            whole.zeroes(hole)?;
         }
         Ok(())
     }
@@ -415,6 +365,8 @@ pub fn hex(hash: Sha256) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+
     use super::*;
 
     #[test]
@@ -426,11 +378,9 @@ mod tests {
         out.data(b"head").unwrap();
         assert!(out.hash_whole().is_err());
         out.zeroes_to(1 << 20).unwrap();
-        out.begin_partition().unwrap();
         out.zeroes(BLOCK as u64).unwrap();
         out.data(&[7; BLOCK]).unwrap();
         out.zeroes_to(2 << 20).unwrap();
-        let digest = out.end_partition().unwrap();
         let mut written = out.finish().unwrap();
         let file = &mut written.files[0];
         assert_eq!((written.size, written.mapped), (2 << 20, 2 * BLOCK as u64));
@@ -441,9 +391,6 @@ mod tests {
         file.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len(), 2 << 20);
         let mut hash = Sha256::new();
-        hash.update(&bytes[1 << 20..]);
-        assert_eq!(digest, hex(hash));
-        let mut hash = Sha256::new();
         hash.update(&bytes[..BLOCK]);
         assert_eq!(written.ranges[0].sha256, hex(hash));
         let mut hash = Sha256::new();
@@ -452,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn every_range_has_its_own_digest_and_long_ones_need_not_fit_in_memory() {
+    fn every_range_has_its_own_digest_and_long_ones_are_divided() {
         let pool = Pool::new(1).unwrap();
         let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
         let mut out = Output::new(vec![raw], |_| ());

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headnode_model::manifest::{Image, Manifest};
+use headnode_model::manifest::{Image, Manifest, Range};
 use headnode_model::paths;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -186,54 +186,55 @@ impl Checker<'_> {
     }
 
     /// The parts of the disk that are not what the manifest says: by mapped ranges, and that nothing
-    /// lies between them, which is as good as all partitions' digests and reads far less. Those
-    /// digests tell where the damage is, and are checked too when each file is.
+    /// lies between them. One for each partition, with the first place.
     fn parts(&mut self, image: &mut ImageFile, whole: &Image) -> anyhow::Result<Vec<Damage>> {
-        let ranges = whole.ranges.iter().map(|r| {
-            let what = format!("bytes {} to {}", r.offset, r.offset.saturating_add(r.length));
-            (what, r.offset, r.length, &r.sha256)
-        });
-        let mut broken = self.broken(image, ranges.collect())?;
+        let mut broken: Vec<(String, Vec<String>)> = Vec::new();
+        let mut add = |offset: u64, why: String| {
+            let partition = whole.partitions.iter().find(|p| {
+                let start = p.start.saturating_mul(SECTOR);
+                (start..start.saturating_add(p.sectors.saturating_mul(SECTOR))).contains(&offset)
+            });
+            let what = match partition {
+                Some(partition) => format!("partition {} ({})", partition.number, partition.name),
+                None => "the disk outside of its partitions".to_owned(),
+            };
+            match broken.iter_mut().find(|(known, _)| *known == what) {
+                Some((_, all)) => all.push(why),
+                None => broken.push((what, vec![why])),
+            }
+        };
+        let total = whole.ranges.iter().fold(0, |sum: u64, range| sum.saturating_add(range.length));
+        self.done = 0;
+        for Range { offset, length, sha256 } in &whole.ranges {
+            let end = offset.saturating_add(*length);
+            if end > image.size {
+                add(*offset, format!("the image ends before byte {end}"));
+            } else if self.hash(&mut image.file, &[(*offset, *length)], total)? != *sha256 {
+                add(
+                    *offset,
+                    format!(
+                        "the digest of bytes {offset} to {end} is wrong, though all files that could \
+                         be read are whole: the damage is in unused parts or in the structure of \
+                         the file system"
+                    ),
+                );
+            }
+        }
         for (offset, length) in gaps::gaps(&whole.ranges, image.size) {
             let found = gaps::first_data(&image.file, offset, length);
             if let Some(at) = found.context("reading the image")? {
-                let why = "there is data where there should be none".to_owned();
-                broken.push(Damage { what: format!("byte {at}"), why });
+                add(at, format!("there is data at byte {at}, where there should be none"));
             }
         }
-        if broken.is_empty() && !self.deep {
-            return Ok(broken);
-        }
-        let partitions = whole.partitions.iter().map(|p| {
-            let what = format!("partition {} ({})", p.number, p.name);
-            (what, p.start.saturating_mul(SECTOR), p.sectors.saturating_mul(SECTOR), &p.sha256)
-        });
-        let named = self.broken(image, partitions.collect())?;
-        Ok(if named.is_empty() { broken } else { named })
-    }
-
-    /// Those of some parts of the disk that do not have their digests.
-    fn broken(
-        &mut self,
-        image: &mut ImageFile,
-        parts: Vec<(String, u64, u64, &String)>,
-    ) -> anyhow::Result<Vec<Damage>> {
-        let total: u64 = parts.iter().fold(0, |sum, part| sum.saturating_add(part.2));
-        let mut broken = Vec::new();
-        self.done = 0;
-        for (what, offset, length, sha256) in parts {
-            let why = if offset.saturating_add(length) > image.size {
-                "the image ends before it".to_owned()
-            } else if self.hash(&mut image.file, &[(offset, length)], total)? != *sha256 {
-                "its digest is wrong, though all files that could be read are whole: the damage is \
-                 in unused parts or in the structure of the file system"
-                    .to_owned()
-            } else {
-                continue;
-            };
-            broken.push(Damage { what, why });
-        }
-        Ok(broken)
+        let told = |(what, all): (String, Vec<String>)| {
+            let more = all.len().saturating_sub(1);
+            let mut why = all.into_iter().next().unwrap_or_default();
+            if more > 0 {
+                why = format!("{why} (and {more} more places)");
+            }
+            Damage { what, why }
+        };
+        Ok(broken.into_iter().map(told).collect())
     }
 
     /// The files of the key.

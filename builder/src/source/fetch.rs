@@ -1,6 +1,7 @@
 //! Fetches files into the cache, several at a time, and pins them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use super::imgmanifest;
 use super::lock::{Entry, Kind, Lock, Origin};
 use super::packing;
 use super::resolve::Wanted;
+use super::seen::Seen;
 use super::watch::Watch;
 
 /// Files that are transferred at the same time, when nothing else is said.
@@ -123,13 +125,16 @@ pub fn fetch(
     let mut sorted = wanted;
     sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
     let (mut all, mut problems) = (Vec::new(), Vec::new());
-    for (wanted, result) in
-        side_by_side(sorted.into(), jobs, |wanted| one(wanted, cache, http, board))
-    {
+    let seen = Seen::open(cache);
+    let work = |wanted: &Wanted| one(wanted, cache, &seen, http, board);
+    for (wanted, result) in side_by_side(sorted.into(), jobs, work) {
         match result {
             Ok(artefact) => all.push(artefact),
             Err(why) => problems.push(format!("{}: {why}", wanted.name)),
         }
+    }
+    if let Err(error) = seen.save(cache) {
+        problems.push(error.to_string());
     }
     problems.sort();
     if !problems.is_empty() {
@@ -166,7 +171,13 @@ pub fn check_cached(artefacts: &[Artefact]) -> Result<(), Error> {
     if problems.is_empty() { Ok(()) } else { Err(Error(problems)) }
 }
 
-fn one(wanted: &Wanted, cache: &Cache, http: &Http, board: &dyn Board) -> Result<Artefact, String> {
+fn one(
+    wanted: &Wanted,
+    cache: &Cache,
+    seen: &Seen,
+    http: &Http,
+    board: &dyn Board,
+) -> Result<Artefact, String> {
     let entry = |digests: (String, u64)| Entry {
         name: wanted.name.clone(),
         version: wanted.version.clone(),
@@ -179,9 +190,13 @@ fn one(wanted: &Wanted, cache: &Cache, http: &Http, board: &dyn Board) -> Result
         asked: wanted.asked.clone(),
     };
     if let Some(path) = wanted.path.clone() {
-        let digests = Digests::of_file(&path, wanted.digest.as_ref())
-            .map_err(|error| format!("reading {}: {error}", path.display()))?;
-        examine(wanted, &path, &digests)?;
+        // Packed files are tested the first time only, too.
+        let digests = seen
+            .digests(&path, wanted.digest.as_ref(), |digests| {
+                examine(wanted, &path, digests).map_err(Wrong::Content)
+            })
+            .map_err(|wrong| wrong.told(&path))?;
+        check(wanted, &digests)?;
         let entry = entry((digests.sha256, digests.size));
         return Ok(Artefact { entry, path, held: None });
     }
@@ -189,6 +204,27 @@ fn one(wanted: &Wanted, cache: &Cache, http: &Http, board: &dyn Board) -> Result
     let path = object.path.clone();
     let entry = entry((object.sha256.clone(), object.size));
     Ok(Artefact { entry, path, held: Some(object) })
+}
+
+/// Why a file of this machine cannot be used.
+enum Wrong {
+    Read(io::Error),
+    Content(String),
+}
+
+impl From<io::Error> for Wrong {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl Wrong {
+    fn told(self, path: &Path) -> String {
+        match self {
+            Self::Read(error) => format!("reading {}: {error}", path.display()),
+            Self::Content(why) => why,
+        }
+    }
 }
 
 fn from_net(

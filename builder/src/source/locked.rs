@@ -1,15 +1,16 @@
 //! The parts of a build without any network: from the lock file and the cache.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
 use super::cache::Cache;
-use super::digest::Digests;
 use super::fetch::{Artefact, Error};
 use super::http::{Http, Patience};
 use super::lock::{Entry, Lock, Origin};
 use super::plan::{asked, locals};
 use super::resolve::Resolver;
+use super::seen::Seen;
 use crate::spec::Spec;
 use crate::spec::parts::Env;
 
@@ -70,10 +71,11 @@ pub fn resolve_locked(
             }
         }
     }
+    let seen = Seen::open(cache);
     let mut all = Vec::new();
     for entry in entries.into_values() {
         match paths.get(&entry.name).cloned() {
-            Some(path) => match Digests::of_file(&path, None) {
+            Some(path) => match seen.digests(&path, None, |_| Ok::<(), io::Error>(())) {
                 Ok(digests) if digests.sha256 == entry.sha256 => {
                     all.push(Artefact { entry: entry.clone(), path, held: None });
                 }
@@ -103,6 +105,9 @@ pub fn resolve_locked(
                 Err(error) => problems.push(error.to_string()),
             },
         }
+    }
+    if let Err(error) = seen.save(cache) {
+        problems.push(error.to_string());
     }
     if problems.is_empty() { Ok(all) } else { Err(Error(problems)) }
 }

@@ -19,5 +19,6 @@ pub mod plan;
 pub mod platform;
 pub mod programs;
 pub mod resolve;
+pub mod seen;
 pub mod upkeep;
 pub mod watch;

@@ -107,7 +107,8 @@ pub struct Image {
     pub disk_guid: String,
     /// The partitions in the order of the table.
     pub partitions: Vec<Partition>,
-    /// The parts that hold data; what lies between reads as zeroes. Sorted, not touching.
+    /// The parts that hold data, in pieces of a few MiB; what lies between reads as zeroes. Sorted,
+    /// not overlapping.
     pub ranges: Vec<Range>,
 }
 
@@ -126,8 +127,6 @@ pub struct Partition {
     pub start: u64,
     /// Number of sectors.
     pub sectors: u64,
-    /// SHA-256 of the whole partition in hex.
-    pub sha256: String,
 }
 
 /// A mapped range.

@@ -11,7 +11,7 @@ use crate::image::output::Output;
 use crate::image::{SECTOR, Sink};
 
 impl Iso {
-    /// Streams the image into `out` and returns its partitions with their digests.
+    /// Streams the image into `out` and returns its partitions.
     ///
     /// # Errors
     /// When a file cannot be read or has another size than planned, or when writing fails.
@@ -57,9 +57,7 @@ impl Iso {
         let mut partitions = Vec::new();
         if let Some(esp) = &self.esp {
             out.zeroes_to(u64::from(esp.block) * BLOCK).map_err(Error::Write)?;
-            out.begin_partition().map_err(Error::Write)?;
             esp.plan.write(out)?;
-            let sha256 = out.end_partition().map_err(Error::Write)?;
             let listed = self.table.as_ref().and_then(|table| table.partitions.first());
             partitions.extend(listed.map(|(_, partition)| Partition {
                 number: ESP_NUMBER,
@@ -68,7 +66,6 @@ impl Iso {
                 guid: partition.guid.to_string(),
                 start: partition.start,
                 sectors: partition.sectors,
-                sha256,
             }));
         }
         let tail = self.table.as_ref().map(|table| table.tail()).unwrap_or_default();
