@@ -167,6 +167,14 @@ fn compressed_images_are_verified_too() {
         let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
         assert!(output.status.success(), "{report}");
         assert!(report["manifest"].as_str().unwrap().ends_with("a.img.manifest.json"));
+        // What unpacks to more than the manifest's size is given up, however much it would be.
+        let packer = if compress == "zstd" { "zstd -q" } else { "gzip -1" };
+        let append = format!("head -c 3G /dev/zero | {packer} -c >> \"$0\"");
+        let done = Command::new("sh").args(["-c", &append]).arg(&image).status().unwrap();
+        assert!(done.success());
+        let output = headnode(&["verify", text(&image)]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("larger than the"), "{said}");
     }
 }
 

@@ -35,7 +35,8 @@ use crate::spec::{self, Format, Spec};
 /// What is to be built may also be told by a file of JSON, build.spec, whose keys are the flags'
 /// names (and `answer-file` for --answers) and more: see `headnode spec`. Flags win over the file.
 /// Parts that it names are fetched first and pinned by the lock file, as `headnode fetch` does; with
-/// --locked nothing but what the lock file pins is taken, and no network is used.
+/// --locked nothing but what the lock file pins is taken, and no network is used; what a flag names is
+/// taken as it is.
 ///
 /// Exit codes: 0 everything was made, 1 it was not and nothing is left behind, 2 wrong arguments.
 ///
@@ -73,7 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let default = Path::new(spec::DEFAULT);
     let file = args.spec.or_else(|| default.is_file().then(|| default.to_owned()));
     let base = file.map(|path| Spec::read(&path)).transpose()?.unwrap_or_default();
-    let spec = args.flags.or(base);
+    let spec = args.flags.or(base.clone());
     if let Err(problems) = spec.features(&process_env) {
         anyhow::bail!(problems.join("\n"));
     }
@@ -87,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })?;
         let cache = args.cache.open()?;
         steps.run("Comparing the parts with the lock file", |_| {
-            Ok(resolve_locked(&spec, &process_env, &lock, &cache)?)
+            Ok(resolve_locked(&base, &process_env, &lock, &cache)?)
         })?
     } else if parts.zones.is_empty() && parts.files.is_empty() && parts.extra_files.is_empty() {
         Vec::new()
@@ -96,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         // It shows what it does by itself.
         steps
             .time("Fetching and reading the parts", || {
-                fetch::pin_spec(&spec, &args.lock, &args.cache, &Update::Nothing, transfer)
+                fetch::pin_spec(&base, &args.lock, &args.cache, &Update::Nothing, transfer)
             })?
             .0
     };

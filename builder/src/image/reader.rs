@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::output::{BLOCK, Compression};
+use super::unpack::MAX_SIZE;
 use super::{qcow2, vmdk};
 
 /// In which form an image file holds the image.
@@ -52,6 +53,14 @@ impl ImageFile {
     /// # Errors
     /// When it cannot be read or unpacked.
     pub fn open(path: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<Self> {
+        Self::open_within(path, MAX_SIZE, progress)
+    }
+
+    /// The same; a compressed image that turns out to be larger than `limit` bytes is given up.
+    ///
+    /// # Errors
+    /// When it cannot be read or unpacked, or is larger.
+    pub fn open_within(path: &Path, limit: u64, progress: &mut dyn FnMut(u64)) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let mut head = Vec::new();
         (&mut file).take(4).read_to_end(&mut head)?;
@@ -63,10 +72,12 @@ impl ImageFile {
             Form::Raw(Compression::None) => file,
             Form::Qcow2 => qcow2::reader::unpack(&file, progress)?,
             Form::Vmdk => vmdk::reader::unpack(&file, progress)?,
-            Form::Raw(Compression::Zstd) => unpack(&mut zstd::Decoder::new(file)?, progress)?,
+            Form::Raw(Compression::Zstd) => {
+                unpack(&mut zstd::Decoder::new(file)?, limit, progress)?
+            }
             Form::Raw(Compression::Gzip) => {
                 let file = io::BufReader::new(file);
-                unpack(&mut flate2::bufread::MultiGzDecoder::new(file), progress)?
+                unpack(&mut flate2::bufread::MultiGzDecoder::new(file), limit, progress)?
             }
         };
         let mut file = raw;
@@ -80,7 +91,7 @@ impl ImageFile {
     }
 }
 
-fn unpack(from: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> io::Result<File> {
+fn unpack(from: &mut dyn Read, limit: u64, progress: &mut dyn FnMut(u64)) -> io::Result<File> {
     let mut file = tempfile::tempfile()?;
     let mut block = vec![0; BLOCK];
     let zeroes = vec![0; BLOCK];
@@ -105,6 +116,12 @@ fn unpack(from: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> io::Result<File
             file.write_all(part)?;
         }
         size += part.len() as u64;
+        if size > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("unpacked, the image is larger than the {limit} bytes that it may have"),
+            ));
+        }
         if size.is_multiple_of(16 << 20) {
             progress(size);
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use super::output::BLOCK;
 
 /// The largest image that is unpacked, in bytes.
-const MAX_SIZE: u64 = 16 << 40;
+pub const MAX_SIZE: u64 = 16 << 40;
 
 static ZEROES: [u8; BLOCK] = [0; BLOCK];
 

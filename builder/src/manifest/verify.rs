@@ -19,8 +19,9 @@ use crate::contents::{self, Entry, FileSystem};
 use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
 use crate::image::fat::Volume;
 use crate::image::gpt::Table;
-use crate::image::output::{Compression, hex};
+use crate::image::output::{BLOCK, Compression, hex};
 use crate::image::reader::{Form, ImageFile};
+use crate::image::unpack::MAX_SIZE;
 use crate::image::{Content, SECTOR, iso};
 
 /// Loaders on discs that the manifest does not list.
@@ -79,8 +80,6 @@ pub fn verify(
     options: Options<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<Report> {
-    let mut image = ImageFile::open(path, &mut |bytes| progress(bytes, 0))
-        .with_context(|| format!("reading {}", path.display()))?;
     let beside = options.manifest.map_or_else(|| super::beside(path), Path::to_owned);
     let reading = || format!("reading {}", beside.display());
     let text = match std::fs::read(&beside) {
@@ -89,6 +88,11 @@ pub fn verify(
         Err(error) => return Err(error).with_context(reading),
     };
     let outer = text.as_deref().map(Manifest::parse).transpose().with_context(reading)?;
+    let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
+    // A longer one is damaged in any case; some of the rest is unpacked so that it is seen.
+    let limit = whole.map_or(MAX_SIZE, |whole| whole.size.saturating_add(BLOCK as u64));
+    let mut image = ImageFile::open_within(path, limit, &mut |bytes| progress(bytes, 0))
+        .with_context(|| format!("reading {}", path.display()))?;
     let mut checker =
         Checker { damage: Vec::new(), done: 0, files: 0, bytes: 0, deep: options.deep, progress };
     let signature = match (&text, options.public_key) {
@@ -101,7 +105,6 @@ pub fn verify(
     if let Some(Status::Bad { why }) = &signature {
         checker.add("the signature", why);
     }
-    let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
     let mut broken_parts = Vec::new();
     let table = checker.table(&mut image, whole);
     if let Some(whole) = whole {

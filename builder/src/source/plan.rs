@@ -1,12 +1,14 @@
 //! Which files a build.spec means: those of the lock file, and for the rest the sources are asked.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::fetch::{Error, side_by_side};
 use super::folder;
 use super::http::Http;
 use super::lock::{Entry, Lock, Origin};
+use super::programs::PROGRAMS;
 use super::resolve::{Asked, Resolver, Wanted};
 use crate::spec::Spec;
 use crate::spec::parts::Env;
@@ -49,14 +51,17 @@ pub fn asked<'a>(spec: &'a Spec, env: Env<'_>) -> Result<Vec<Asked<'a>>, Error> 
     Ok(all.filter(|asked| asked.part.wanted(&features)).collect())
 }
 
-/// Files of this machine that the spec names and that go into the image, by key. The answers and
-/// the signing key are left out: a lock file is public, and a digest of secrets is a way to guess.
+/// Files of this machine that the spec names and that go into the image, by key; of folders all
+/// their files. The answers and the signing key are left out: a lock file is public, and a digest of
+/// secrets is a way to guess. What comes from the workspace because the spec says nothing is pinned
+/// by the workspace's own version.
 pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
     let parts = &spec.parts;
     let single = [
         ("authorized-keys", &spec.authorized_keys),
         ("boot", &spec.boot),
         ("control-bundle", &parts.control_bundle),
+        ("firmware", &spec.firmware),
     ];
     let mut all: Vec<(String, PathBuf)> = single
         .into_iter()
@@ -71,7 +76,36 @@ pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
     for (name, path) in &parts.extra_files {
         all.push((format!("local.extra-files.{name}"), path.clone()));
     }
+    let folders = [("overlays", &spec.overlays), ("sapi-config", &parts.sapi_config)];
+    for (key, folder) in folders.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
+        all.extend(below(folder).into_iter().map(|path| {
+            let name = path.strip_prefix(folder).unwrap_or(&path);
+            (format!("local.{key}.{}", name.display()), path)
+        }));
+    }
+    if let Some(folder) = &spec.runtime_dir {
+        all.extend(PROGRAMS.iter().map(|program| {
+            (format!("local.runtime-dir.{}", program.name), folder.join(program.name))
+        }));
+    }
     all
+}
+
+/// The files below a folder, sorted. A folder that cannot be read is found by who reads its files.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for item in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match item.file_type() {
+                Ok(kind) if kind.is_dir() => open.push(item.path()),
+                Ok(kind) if kind.is_file() => files.push(item.path()),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 /// Finds out which files are wanted; what the lock file has is not asked for anew.

@@ -104,7 +104,7 @@ fn everything_of_a_headnode_from_manta_and_imgapi() {
         .iter()
         .map(|one| one["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names.len(), 13, "{names:?}");
+    assert_eq!(names.len(), 17, "{names:?}");
     let lock = world.lock();
     let entry = lock.get("zone.cnapi.imgfile").unwrap();
     assert_eq!(entry.version, "master-20260101T000000Z-g1");
@@ -157,6 +157,11 @@ fn everything_of_a_headnode_from_manta_and_imgapi() {
         std::fs::copy(world.path(name), other.path(name)).unwrap();
     }
     std::fs::write(other.path("motd"), "hello").unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .args([world.path("sapi"), other.path("sapi")])
+        .status();
+    assert!(copied.unwrap().success());
     other.fetch().unwrap();
     let same = |world: &World| -> Vec<String> {
         world.lock().artefacts.iter().map(|entry| entry.sha256.clone()).collect()
@@ -361,12 +366,19 @@ fn a_locked_build_takes_nothing_else() {
     world.one_http_file(b"thing");
     std::fs::write(world.path("keys"), "ssh-ed25519 A").unwrap();
     let url = format!("{}/x/thing.bin", world.server.url);
-    let spec =
-        json!({"authorized-keys": "keys", "files": {"thing": {"source": "http", "url": url}}});
+    std::fs::create_dir_all(world.path("over/key")).unwrap();
+    std::fs::write(world.path("over/key/grub.cfg"), "set a=1").unwrap();
+    let spec = json!({
+        "authorized-keys": "keys",
+        "overlays": "over",
+        "files": {"thing": {"source": "http", "url": url}},
+    });
     world.spec(spec.clone());
     world.fetch().unwrap();
-    assert_eq!(locked(&world).unwrap().len(), 2);
+    assert_eq!(locked(&world).unwrap().len(), 3);
     std::fs::write(world.path("keys"), "ssh-ed25519 B").unwrap();
+    std::fs::write(world.path("over/key/grub.cfg"), "set a=2").unwrap();
+    std::fs::write(world.path("over/key/new.cfg"), "").unwrap();
     let sha256 = world.lock().get("file.thing").unwrap().sha256.clone();
     let object = world.path("cache/artefacts/objects").join(&sha256[..2]).join(&sha256);
     std::fs::remove_file(&object).unwrap();
@@ -376,6 +388,8 @@ fn a_locked_build_takes_nothing_else() {
     let error = locked(&world).unwrap_err();
     for wanted in [
         "local.authorized-keys: ",
+        "local.overlays.key/grub.cfg: ",
+        "local.overlays.key/new.cfg is not in the lock file",
         "is not the file that was locked",
         "file.thing is not in the cache",
         "cnapi is not in the lock file",
