@@ -197,7 +197,7 @@ fn bmaptool_copies_by_the_map_and_finds_damage() {
     let raw = packed(file, Compression::None, &Pool::new(1).unwrap()).unwrap();
     let mut out = Output::new(vec![raw], |_| ());
     out.data(&vec![1; 3 * BLOCK + 5]).unwrap();
-    out.zeroes(9 << 20).unwrap();
+    out.unused(9 << 20).unwrap();
     out.data(&[2; BLOCK]).unwrap();
     out.zeroes_to(20 << 20).unwrap();
     // The last block of the map is not whole.

@@ -73,7 +73,7 @@ fn make(folder: &Path, parts: &[Part], threads: usize) -> Written {
     let mut out = Output::new(sinks, |_| ());
     for (number, part) in (1..).zip(parts) {
         match part {
-            Part::Zeroes(count) => out.zeroes(*count).unwrap(),
+            Part::Zeroes(count) => out.unused(*count).unwrap(),
             Part::Text(size) => {
                 let line = format!("part {number} of an image that compresses well\n");
                 out.data(&line.as_bytes().repeat(size / line.len() + 1)[..*size]).unwrap();

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use headnode::image::Content;
 use headnode::image::fat::{Format, Plan};
+use headnode::manifest::bmap::Bmap;
 use proptest::prelude::*;
 
 #[path = "support/linux.rs"]
@@ -29,19 +30,56 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// What other programs say of a disk.
+fn in_order(image: &Path) {
+    assert!(run("sgdisk", &["-v", text(image)]).contains("No problems found"));
+    for (name, skip, size) in [("esp", 1, 64), ("root", 66, 576)] {
+        let fat = image.with_extension(name);
+        let mut from = fs::File::open(image).unwrap();
+        from.seek(SeekFrom::Start(skip << 20)).unwrap();
+        std::io::copy(&mut from.take(size << 20), &mut fs::File::create(&fat).unwrap()).unwrap();
+        run("fsck.fat", &["-n", text(&fat)]);
+    }
+}
+
+#[test]
+fn a_disk_that_held_something_else_is_in_order_with_the_mapped_parts_only() {
+    let parts = Parts::new(3_000_000);
+    let dir = parts.dir.path();
+    let (image, zeroes, disk) = (dir.join("a.img"), dir.join("zeroes"), dir.join("disk"));
+    fs::write(&zeroes, vec![0; 500_000]).unwrap();
+    let spec = dir.join("build.spec");
+    fs::write(&spec, serde_json::json!({"extra-files": {"zeroes": zeroes}}).to_string()).unwrap();
+    let (lock, cache) = (dir.join("build.lock"), dir.join("cache"));
+    parts.build(&image, &["--spec", text(&spec), "--lock", text(&lock), "--cache", text(&cache)]);
+    let size = fs::metadata(&image).unwrap().len();
+    let mut old = fs::File::create(&disk).unwrap();
+    std::io::copy(&mut std::io::repeat(0xa5).take(size), &mut old).unwrap();
+    // As bmaptool does with a disk; it would empty a file first.
+    let map = fs::read_to_string(format!("{}.bmap", text(&image))).unwrap();
+    let mut from = fs::File::open(&image).unwrap();
+    for range in Bmap::parse(&map).unwrap().ranges {
+        from.seek(SeekFrom::Start(range.offset)).unwrap();
+        old.seek(SeekFrom::Start(range.offset)).unwrap();
+        std::io::copy(&mut (&mut from).take(range.length), &mut old).unwrap();
+    }
+    in_order(&disk);
+    let key = format!("{}@@{ROOT_OFFSET}", text(&disk));
+    run("mcopy", &["-n", "-i", &key, "::/zeroes", text(&dir.join("copied"))]);
+    assert!(fs::read(dir.join("copied")).unwrap() == fs::read(&zeroes).unwrap());
+    let mut bytes = fs::File::open(&disk).unwrap();
+    bytes.seek(SeekFrom::Start(size - (40 << 20))).unwrap();
+    let mut byte = [0];
+    bytes.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, [0xa5], "free space is written as well");
+}
+
 #[test]
 fn other_programs_find_the_image_in_order() {
     let parts = Parts::new(3_000_000);
     let image = parts.dir.path().join("a.img");
     parts.build(&image, &[]);
-    assert!(run("sgdisk", &["-v", text(&image)]).contains("No problems found"));
-    for (name, skip, size) in [("esp", 1, 64), ("root", 66, 576)] {
-        let fat = parts.dir.path().join(name);
-        let mut from = fs::File::open(&image).unwrap();
-        from.seek(SeekFrom::Start(skip << 20)).unwrap();
-        std::io::copy(&mut from.take(size << 20), &mut fs::File::create(&fat).unwrap()).unwrap();
-        run("fsck.fat", &["-n", text(&fat)]);
-    }
+    in_order(&image);
     let key = format!("{}@@{ROOT_OFFSET}", text(&image));
     let listing = run("mdir", &["-b", "-/", "-i", &key, "::"]);
     for path in [

@@ -41,6 +41,15 @@ pub trait Sink {
     /// # Errors
     /// When writing fails.
     fn zeroes(&mut self, count: u64) -> io::Result<()>;
+
+    /// Takes `count` zero bytes that nobody will read: free space. A disk that the image is written
+    /// to may keep there what it has.
+    ///
+    /// # Errors
+    /// When writing fails.
+    fn unused(&mut self, count: u64) -> io::Result<()> {
+        self.zeroes(count)
+    }
 }
 
 impl Sink for Vec<u8> {

@@ -138,9 +138,11 @@ impl ImageSink for Gzip {
 pub struct Output {
     sinks: Vec<Box<dyn ImageSink>>,
     block: Vec<u8>,
+    /// Whether all of `block` is unused.
+    unused: bool,
     /// Bytes before `block`.
     offset: u64,
-    /// Bytes that were no holes.
+    /// Bytes that are used.
     mapped: u64,
     ranges: Vec<Range>,
     /// Where the range that is being written begins.
@@ -149,8 +151,19 @@ pub struct Output {
     piece: Vec<u8>,
     /// Zero bytes that they have not got yet.
     hole: u64,
+    /// Whether these are used.
+    hole_used: bool,
     hashers: Hashers,
     progress: Box<dyn FnMut(u64)>,
+}
+
+/// What a block holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    /// Zeroes that count.
+    Zeroes,
+    Unused,
 }
 
 /// The threads that hash, each begun when it is needed first.
@@ -174,9 +187,10 @@ pub struct Written {
     pub files: Vec<File>,
     /// The image's size in bytes, unpacked.
     pub size: u64,
-    /// Bytes that are no holes.
+    /// Bytes that are used.
     pub mapped: u64,
-    /// The parts that are no holes.
+    /// The used parts, in pieces of at most [`MAX_RANGE`] bytes. What lies between them is zeroes as
+    /// well, but a disk need not have them.
     pub ranges: Vec<Range>,
     /// SHA-256 of the image, unpacked, in hex; when it was asked for.
     pub sha256: Option<String>,
@@ -188,12 +202,14 @@ impl Output {
         Self {
             sinks,
             block: Vec::with_capacity(BLOCK),
+            unused: true,
             offset: 0,
             mapped: 0,
             ranges: Vec::new(),
             range: None,
             piece: Vec::new(),
             hole: 0,
+            hole_used: false,
             hashers: Hashers::default(),
             progress: Box::new(progress),
         }
@@ -215,13 +231,13 @@ impl Output {
         self.offset + self.block.len() as u64
     }
 
-    /// Zeroes up to an offset in bytes.
+    /// Unused zeroes up to an offset in bytes.
     ///
     /// # Errors
     /// When writing fails, or when the offset is behind us.
     pub fn zeroes_to(&mut self, offset: u64) -> io::Result<()> {
         let missing = offset.checked_sub(self.position());
-        self.zeroes(missing.ok_or_else(|| io::Error::other("the image's layout runs backwards"))?)
+        self.unused(missing.ok_or_else(|| io::Error::other("the image's layout runs backwards"))?)
     }
 
     /// Ends the image; its size is what has been written.
@@ -251,36 +267,42 @@ impl Output {
     fn flush_block(&mut self) -> io::Result<()> {
         let block = std::mem::take(&mut self.block);
         if !block.is_empty() {
-            let hole = ZEROES.starts_with(&block);
-            self.put(&block, hole)?;
+            let kind = match (self.unused, ZEROES.starts_with(&block)) {
+                (true, _) => Kind::Unused,
+                (false, true) => Kind::Zeroes,
+                (false, false) => Kind::Data,
+            };
+            self.put(&block, kind)?;
         }
         self.block = block;
         self.block.clear();
+        self.unused = true;
         Ok(())
     }
 
-    fn put(&mut self, block: &[u8], hole: bool) -> io::Result<()> {
-        if hole {
+    fn put(&mut self, block: &[u8], kind: Kind) -> io::Result<()> {
+        let count = block.len() as u64;
+        let used = kind != Kind::Unused;
+        if !used || self.range.is_some_and(|begin| self.offset - begin >= MAX_RANGE) {
             self.end_range()?;
-            self.hole += block.len() as u64;
-            for sink in &mut self.sinks {
-                sink.zeroes(block.len() as u64)?;
-            }
-        } else {
-            if self.hole > 0 || self.piece.len() >= PIECE {
-                self.hand_over()?;
-            }
-            if self.range.is_some_and(|begin| self.offset - begin >= MAX_RANGE) {
-                self.end_range()?;
-            }
-            self.range.get_or_insert(self.offset);
-            self.piece.extend_from_slice(block);
-            for sink in &mut self.sinks {
-                sink.data(block)?;
-            }
-            self.mapped += block.len() as u64;
         }
-        self.offset += block.len() as u64;
+        let other_hole = self.hole > 0 && (kind == Kind::Data || used != self.hole_used);
+        if other_hole || self.piece.len() >= PIECE {
+            self.hand_over()?;
+        }
+        if used {
+            self.range.get_or_insert(self.offset);
+            self.mapped += count;
+        }
+        if kind == Kind::Data {
+            self.piece.extend_from_slice(block);
+            self.sinks.iter_mut().try_for_each(|sink| sink.data(block))?;
+        } else {
+            self.hole += count;
+            self.hole_used = used;
+            self.sinks.iter_mut().try_for_each(|sink| sink.zeroes(count))?;
+        }
+        self.offset += count;
         if self.offset.is_multiple_of(4 << 20) {
             (self.progress)(self.offset);
         }
@@ -299,8 +321,13 @@ impl Output {
             }
         }
         let hole = std::mem::take(&mut self.hole);
-        if let (1.., Some(whole)) = (hole, whole) {
-            whole.zeroes(hole)?;
+        if hole > 0 {
+            if self.hole_used {
+                begun(ranges)?.zeroes(hole)?;
+            }
+            if let Some(whole) = whole {
+                whole.zeroes(hole)?;
+            }
         }
         Ok(())
     }
@@ -324,11 +351,13 @@ impl Sink for Output {
             while self.block.is_empty()
                 && let Some((block, later)) = bytes.split_at_checked(BLOCK)
             {
-                self.put(block, ZEROES == block)?;
+                let kind = if ZEROES == block { Kind::Zeroes } else { Kind::Data };
+                self.put(block, kind)?;
                 bytes = later;
             }
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
             self.block.extend_from_slice(now);
+            self.unused &= now.is_empty();
             bytes = later;
             if self.block.len() == BLOCK {
                 self.flush_block()?;
@@ -337,16 +366,31 @@ impl Sink for Output {
         Ok(())
     }
 
-    fn zeroes(&mut self, mut count: u64) -> io::Result<()> {
+    fn zeroes(&mut self, count: u64) -> io::Result<()> {
+        self.nothing(count, Kind::Zeroes)
+    }
+
+    fn unused(&mut self, count: u64) -> io::Result<()> {
+        self.nothing(count, Kind::Unused)
+    }
+}
+
+impl Output {
+    fn nothing(&mut self, mut count: u64, kind: Kind) -> io::Result<()> {
         while count > 0 {
             if self.block.is_empty() && count >= BLOCK as u64 {
-                self.put(&ZEROES, true)?;
+                self.put(&ZEROES, kind)?;
                 count -= BLOCK as u64;
-            } else {
-                let room = (BLOCK - self.block.len()) as u64;
-                let now = usize::try_from(count.min(room)).unwrap_or(BLOCK);
-                self.data(&ZEROES[..now])?;
-                count -= now as u64;
+                continue;
+            }
+            let room = (BLOCK - self.block.len()) as u64;
+            let now = count.min(room);
+            let length = self.block.len() + usize::try_from(now).unwrap_or(BLOCK);
+            self.block.resize(length, 0);
+            self.unused &= kind == Kind::Unused;
+            count -= now;
+            if self.block.len() == BLOCK {
+                self.flush_block()?;
             }
         }
         Ok(())
@@ -378,7 +422,7 @@ mod tests {
         out.data(b"head").unwrap();
         assert!(out.hash_whole().is_err());
         out.zeroes_to(1 << 20).unwrap();
-        out.zeroes(BLOCK as u64).unwrap();
+        out.unused(BLOCK as u64).unwrap();
         out.data(&[7; BLOCK]).unwrap();
         out.zeroes_to(2 << 20).unwrap();
         let mut written = out.finish().unwrap();
@@ -403,13 +447,16 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
         let mut out = Output::new(vec![raw], |_| ());
-        let long = 100 * BLOCK;
         let mut expected = Vec::new();
         for number in 1..40_u8 {
-            let data = vec![number; if number == 20 { long } else { BLOCK }];
-            out.data(&data).unwrap();
+            // Zeroes that are used count, whether they are told as such or not.
+            let mut data = vec![number; if number == 20 { 300 * BLOCK } else { BLOCK }];
+            data.extend([0; 2 * BLOCK]);
+            out.data(&data[..data.len() - BLOCK]).unwrap();
             out.zeroes(BLOCK as u64).unwrap();
-            expected.push(hex(Sha256::new().chain_update(&data)));
+            out.unused(BLOCK as u64).unwrap();
+            let ranges = data.chunks(MAX_RANGE as usize);
+            expected.extend(ranges.map(|range| hex(Sha256::new().chain_update(range))));
         }
         out.data(b"the last block is short").unwrap();
         expected.push(hex(Sha256::new().chain_update("the last block is short")));

@@ -61,7 +61,7 @@ impl Plan {
             out.zeroes(self.bytes(*extent) - size).map_err(write)?;
         }
         let written = geometry.data + u64::from(self.used) * geometry.cluster;
-        out.zeroes((geometry.sectors - written) * SECTOR).map_err(write)
+        out.unused((geometry.sectors - written) * SECTOR).map_err(write)
     }
 
     fn bytes(&self, extent: Extent) -> u64 {
