@@ -1,0 +1,79 @@
+//! Parts of an image in memory, which several disks write at the same time: their number is fixed,
+//! and a buffer comes back when the last disk has let go of it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::CHUNK;
+use crate::image::direct::{ALIGNMENT, Buffer};
+
+/// A part of the image.
+#[derive(Debug)]
+pub struct Chunk {
+    buffer: Option<Buffer>,
+    home: Sender<Buffer>,
+    /// Where it belongs, in bytes.
+    pub offset: u64,
+    /// How many bytes of the buffer count; zeroes follow up to a multiple of [`ALIGNMENT`].
+    pub length: usize,
+}
+
+impl Chunk {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.as_deref().and_then(|buffer| buffer.get(..self.length)).unwrap_or_default()
+    }
+
+    /// Its bytes, filled up with zeroes to whole sectors.
+    pub fn sectors(&self, sector: usize) -> &[u8] {
+        let length = self.length.next_multiple_of(sector.min(ALIGNMENT));
+        self.buffer.as_deref().and_then(|buffer| buffer.get(..length)).unwrap_or_default()
+    }
+
+    /// All of its room.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.buffer.as_deref_mut().unwrap_or_default()
+    }
+
+    /// Where it ends, in bytes.
+    pub fn end(&self) -> u64 {
+        self.offset + self.length as u64
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            // The pool may be gone by then.
+            let _ = self.home.send(buffer);
+        }
+    }
+}
+
+/// The chunks that there are.
+pub struct Pool {
+    home: Sender<Buffer>,
+    free: Receiver<Buffer>,
+    fresh: usize,
+}
+
+impl Pool {
+    /// So many.
+    pub fn new(count: usize) -> Self {
+        let (home, free) = channel();
+        Self { home, free, fresh: count }
+    }
+
+    /// An unused chunk; waits for one.
+    pub fn take(&mut self, offset: u64) -> Chunk {
+        let buffer = match self.free.try_recv() {
+            Ok(buffer) => Some(buffer),
+            Err(_) if self.fresh > 0 => {
+                self.fresh -= 1;
+                Some(Buffer::new(CHUNK))
+            }
+            // Never an error: `home` is alive.
+            Err(_) => self.free.recv().ok(),
+        };
+        Chunk { buffer, home: self.home.clone(), offset, length: 0 }
+    }
+}

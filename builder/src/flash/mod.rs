@@ -1,0 +1,3 @@
+//! Writes images to keys: which disk, from where, how, and whether it is there afterwards.
+
+pub mod engine;
