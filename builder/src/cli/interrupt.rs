@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a folder is removed in which others still make files.
 const ATTEMPTS: u32 = 100;
@@ -46,21 +48,9 @@ fn watch_saying(text: &'static str) -> anyhow::Result<()> {
     if SAYING.lock().unwrap_or_else(PoisonError::into_inner).replace(text).is_some() {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("watching for Ctrl-C")?;
-    let guard = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
-    drop(guard);
+    let (runtime, mut signals) = signals()?;
     std::thread::spawn(move || {
-        let code = runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => 130,
-                _ = terminate.recv() => 143,
-            }
-        });
+        let code = runtime.block_on(signals.next());
         let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         for folder in folders.iter() {
             // What cannot be removed is told: it lies beside the output.
@@ -73,6 +63,51 @@ fn watch_saying(text: &'static str) -> anyhow::Result<()> {
         std::process::exit(code);
     });
     Ok(())
+}
+
+/// For work that ends by itself in good order when it is asked to: gives what is set by the first
+/// signal. A second one ends the command at once.
+///
+/// # Errors
+/// When the signals cannot be watched.
+pub fn asked_to_stop(saying: &'static str) -> anyhow::Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let (runtime, mut signals) = signals()?;
+    std::thread::spawn(move || {
+        runtime.block_on(signals.next());
+        STOP.store(true, Ordering::Relaxed);
+        eprintln!("headnode: {saying}");
+        let code = runtime.block_on(signals.next());
+        std::process::exit(code);
+    });
+    Ok(&STOP)
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Waits for a signal and gives the exit code that belongs to it.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
+        }
+    }
+}
+
+fn signals() -> anyhow::Result<(Runtime, Signals)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("watching for Ctrl-C")?;
+    let guard = runtime.enter();
+    let interrupt = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
+    let terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+    drop(guard);
+    Ok((runtime, Signals { interrupt, terminate }))
 }
 
 /// Removes a folder in which others may still make files: they end with this process only.

@@ -6,6 +6,7 @@ pub mod completion;
 pub mod diff;
 pub mod extract;
 pub mod fetch;
+pub mod flash;
 pub mod inspect;
 pub mod interrupt;
 pub mod key;
@@ -116,12 +117,32 @@ fn told(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    plain(&text)
+}
+
+/// A text as a terminal can be trusted with: names in files and on disks of others may hold control
+/// characters, which are told as escapes.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => plain.push(character),
+            _ if character.is_control() => plain.extend(character.escape_default()),
+            _ => plain.push(character),
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let error = anyhow::anyhow!("unknown key \u{1b}[2Jx\u{9b}1m\nsecond line");
+        assert_eq!(told(&error), "unknown key \\u{1b}[2Jx\\u{9b}1m\nsecond line");
+    }
 
     #[test]
     fn causes_are_told_once() {

@@ -206,7 +206,7 @@ fn image() -> (Image, Plan) {
     for (number, byte) in bytes[1 << 20..11 << 20].iter_mut().enumerate() {
         let at = number as u64 + MIB;
         if ranges.iter().any(|(from, length)| (*from..from + length).contains(&at)) {
-            *byte = (number as u64 * 2_654_435_761 >> 13) as u8;
+            *byte = ((number as u64 * 2_654_435_761) >> 13) as u8;
         }
     }
     let piece = |(offset, length): (u64, u64)| {

@@ -1,0 +1,3 @@
+//! `headnode flash`: writes an image to keys.
+
+pub mod show;
