@@ -108,6 +108,21 @@ enum Verb {
         /// on; off (asks the operating system, and waits); reset; kill (pulls the plug)
         action: PowerAction,
     },
+    /// Plug a USB stick into a running machine that boots from a key
+    ///
+    /// The file is a raw disk, `truncate -s 4G stick` makes a blank one. Prints the serial number by
+    /// which the machine knows the stick.
+    Plug {
+        /// The machine
+        name: String,
+        /// The file
+        file: PathBuf,
+    },
+    /// Pull that stick out, without asking the operating system
+    Unplug {
+        /// The machine
+        name: String,
+    },
     /// Wait for a line on the consoles of one or more machines
     ///
     /// Prints, for each, the seconds from the machine's last power-on or reset to the line, and the
@@ -304,6 +319,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
             show::logs(&paths, &name, follow, grep.as_deref(), boot)
         }
         Verb::Ssh { name, command } => return log_in(&paths, &name, &command),
+        Verb::Plug { name, file } => {
+            println!("{}", Machine::new(paths, &name).plug(&file)?);
+            Ok(())
+        }
+        Verb::Unplug { name } => Machine::new(paths, &name).unplug(),
         Verb::Power { name, action } => power(&Machine::new(paths, &name), action),
         Verb::Wait { names, console, show, timeout, boot, json } => {
             let machines: Vec<_> = names.iter().map(|n| Machine::new(paths.clone(), n)).collect();

@@ -436,6 +436,27 @@ impl Machine {
         control::ask(&self.paths, &Request::Link { machine, change }).map(drop)
     }
 
+    /// Plugs a USB stick in; the file is a raw disk. Gives the stick's serial number.
+    ///
+    /// # Errors
+    /// When the machine is off or has no USB, or the file cannot be used.
+    pub fn plug(&self, file: &Path) -> Result<String> {
+        let file = std::fs::canonicalize(file)
+            .with_context(|| format!("looking at {}", file.display()))?;
+        let machine = self.name.clone();
+        let serial = control::ask(&self.paths, &Request::Plug { machine, file })?;
+        Ok(serial.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Pulls that stick out, without asking the operating system.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn unplug(&self) -> Result<()> {
+        let machine = self.name.clone();
+        control::ask(&self.paths, &Request::Unplug { machine }).map(drop)
+    }
+
     /// Runs a shell command on the machine as root, at most two minutes.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -64,6 +65,18 @@ pub enum Request {
         machine: String,
         /// What changes.
         change: LinkChange,
+    },
+    /// Plugs a USB stick into a machine that runs; answers with its serial number.
+    Plug {
+        /// The machine.
+        machine: String,
+        /// The file that is the stick: a raw disk, whole sectors.
+        file: PathBuf,
+    },
+    /// Pulls that stick out, without asking the operating system.
+    Unplug {
+        /// The machine.
+        machine: String,
     },
     /// Kills all machines and ends the supervisor.
     Stop,

@@ -21,12 +21,18 @@ use super::spec::{LabSpec, MachineSpec};
 /// How long QEMU may take until it answers; a busy host starts several at once.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long QEMU may hold a stick that was pulled out.
+const UNPLUG_LIMIT: Duration = Duration::from_secs(10);
+
 /// A QEMU that runs.
 pub struct Running {
     /// Its process.
     pub id: ProcessId,
     handle: OwnedFd,
     qmp: Qmp,
+    /// The stick that is plugged in, by its name in QEMU.
+    stick: Option<String>,
+    sticks: u32,
 }
 
 impl Running {
@@ -83,7 +89,7 @@ impl Running {
             }
         });
         match qmp {
-            Ok(qmp) => Ok(Self { id, handle, qmp }),
+            Ok(qmp) => Ok(Self { id, handle, qmp, stick: None, sticks: 0 }),
             Err(_) if !id.alive() => said(&log_path, before),
             Err(error) => {
                 drop(id.kill());
@@ -118,6 +124,55 @@ impl Running {
     /// When QEMU refuses.
     pub fn press_reset(&mut self) -> Result<()> {
         self.qmp.execute("system_reset", json!({})).map(drop)
+    }
+
+    /// Plugs a USB stick in, and gives its serial number.
+    ///
+    /// # Errors
+    /// When there is one already, the machine has no USB, or the file cannot be used.
+    pub fn plug(&mut self, file: &Path) -> Result<String> {
+        if self.stick.is_some() {
+            bail!("a stick is plugged in already: `lab unplug` pulls it out");
+        }
+        self.sticks += 1;
+        let name = format!("stick{}", self.sticks);
+        self.qmp.execute(
+            "blockdev-add",
+            json!({
+                "driver": "raw", "node-name": name, "discard": "unmap",
+                "file": {"driver": "file", "filename": file, "discard": "unmap"},
+            }),
+        )?;
+        let device = json!({
+            "driver": "usb-storage", "bus": "usb.0", "id": name, "drive": name, "serial": name,
+            "removable": true,
+        });
+        if let Err(error) = self.qmp.execute("device_add", device) {
+            drop(self.qmp.execute("blockdev-del", json!({"node-name": name})));
+            return Err(error).context(
+                "plugging the stick in (machines that boot from a key have USB, others do not)",
+            );
+        }
+        self.stick = Some(name.clone());
+        Ok(name)
+    }
+
+    /// Pulls the stick out.
+    ///
+    /// # Errors
+    /// When there is none, or QEMU keeps it.
+    pub fn unplug(&mut self) -> Result<()> {
+        let name = self.stick.take().context("no stick is plugged in")?;
+        self.qmp.execute("device_del", json!({"id": name}))?;
+        let deadline = Instant::now() + UNPLUG_LIMIT;
+        // Its transfers under way end first.
+        while let Err(error) = self.qmp.execute("blockdev-del", json!({"node-name": name})) {
+            if Instant::now() > deadline {
+                return Err(error).context("letting go of the stick's file");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Tells the guest whether its admin NIC has a carrier.

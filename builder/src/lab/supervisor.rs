@@ -197,6 +197,14 @@ impl Supervisor {
                 let index = self.find(&machine)?;
                 self.link(index, change)
             }
+            Request::Plug { machine, file } => {
+                let running = self.running(&machine)?;
+                Ok(json!(running.plug(&file)?))
+            }
+            Request::Unplug { machine } => {
+                self.running(&machine)?.unplug()?;
+                Ok(Value::Null)
+            }
             // `run` has taken it out of the loop.
             Request::Stop => Ok(Value::Null),
         }
@@ -226,6 +234,12 @@ impl Supervisor {
                 self.off(index, "killed".to_owned())
             }
         }
+    }
+
+    fn running(&mut self, name: &str) -> Result<&mut Running> {
+        let index = self.find(name)?;
+        let running = self.members[index].running.as_mut();
+        running.with_context(|| format!("{name} is off"))
     }
 
     fn with_running(
