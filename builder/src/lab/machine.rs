@@ -126,7 +126,8 @@ impl Running {
         self.qmp.execute("system_reset", json!({})).map(drop)
     }
 
-    /// Plugs a USB stick in, and gives its serial number.
+    /// Plugs a USB stick in, and gives its serial number, which is the file's name without its end:
+    /// it stays the same when the stick is plugged in again.
     ///
     /// # Errors
     /// When there is one already, the machine has no USB, or the file cannot be used.
@@ -143,8 +144,9 @@ impl Running {
                 "file": {"driver": "file", "filename": file, "discard": "unmap"},
             }),
         )?;
+        let serial = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let device = json!({
-            "driver": "usb-storage", "bus": "usb.0", "id": name, "drive": name, "serial": name,
+            "driver": "usb-storage", "bus": "usb.0", "id": name, "drive": name, "serial": serial,
             "removable": true,
         });
         if let Err(error) = self.qmp.execute("device_add", device) {
@@ -153,8 +155,8 @@ impl Running {
                 "plugging the stick in (machines that boot from a key have USB, others do not)",
             );
         }
-        self.stick = Some(name.clone());
-        Ok(name)
+        self.stick = Some(name);
+        Ok(serial)
     }
 
     /// Pulls the stick out.
