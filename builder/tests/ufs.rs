@@ -12,24 +12,11 @@ use std::path::{Path, PathBuf};
 
 use headnode::image::Content;
 use headnode::image::ufs::{Entry, Error, Ufs};
-use support::{Check, Found, content, listed, long, makefs, said, set, to_solaris};
+use support::{
+    Check, Found, TIME, content, file, listed, long, makefs, noise, said, set, to_solaris,
+};
 
-const TIME: u32 = 1_767_225_600;
 const SUPER: usize = 8192;
-
-/// Content that tells where it came from.
-fn noise(seed: u32, size: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    (0..size).map(|_| next()).collect()
-}
-
-fn file(content: Vec<u8>, mode: u16) -> Entry {
-    Entry::File { content: Content::from(content), mode }
-}
 
 /// A folder with files of many sizes.
 fn tree(dir: &Path) -> PathBuf {
@@ -162,7 +149,10 @@ fn others_find_what_was_added() {
                 }
                 Entry::File { .. } => unreachable!(),
             };
-            expected.entry(path.clone()).and_modify(|old| old.1.clone_from(&node.1)).or_insert(node);
+            expected
+                .entry(path.clone())
+                .and_modify(|old| old.1.clone_from(&node.1))
+                .or_insert(node);
             if let Entry::File { mode, .. } = entry {
                 expected.get_mut(path).unwrap().0 = 0o100_000 | mode;
             }
@@ -307,20 +297,22 @@ fn a_name_that_is_taken_by_something_else_is_told() {
     assert!(found["etc/shadow"].1 == was && found["etc/passwd"].1 == b"new");
 }
 
+type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn what_is_none_or_not_in_order_is_one_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let image = made(dir.path(), FORMS[0]);
     let good = fs::read(&image).unwrap();
     let map = Check::new(&good).map(0);
-    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+    let refused = |change: Change| {
         let mut bytes = good.clone();
         change(&mut bytes);
         fs::write(&image, bytes).unwrap();
         add(&image, &entries(4096)).unwrap_err()
     };
     let [magic, time] = [SUPER + 1372, SUPER + 32];
-    let cases: &[(&str, &str, &dyn Fn(&mut Vec<u8>))] = &[
+    let cases: &[(&str, &str, Change)] = &[
         ("none", "too few", &|b| b.truncate(10_000)),
         ("none", "no magic number", &|b| set(b, magic, 5)),
         ("none", "UFS2", &|b| set(b, magic, 0x1954_0119)),

@@ -7,9 +7,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use headnode::image::Content;
+use headnode::image::ufs::Entry;
+
 /// What is wrong makes illumos refuse the file system: `fs_state` is this less `fs_time`.
 const OKAY: u32 = 0x7c26_9d38;
 const SUPER: usize = 8192;
+/// The time of what tests add.
+pub const TIME: u32 = 1_767_225_600;
 
 /// A file or folder: its mode as `stat` has it, and its content.
 pub type Found = BTreeMap<String, (u16, Vec<u8>)>;
@@ -17,6 +22,21 @@ pub type Found = BTreeMap<String, (u16, Vec<u8>)>;
 fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).output();
     output.unwrap_or_else(|error| panic!("{program}: {error}; ci/setup --test installs it"))
+}
+
+/// Content that tells where it came from.
+pub fn noise(seed: u32, size: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+/// A file to be added.
+pub fn file(content: Vec<u8>, mode: u16) -> Entry {
+    Entry::File { content: Content::from(content), mode }
 }
 
 /// A program's output, which must succeed.
@@ -183,8 +203,7 @@ impl<'a> Check<'a> {
                 long(self.bytes, table + 4 * (within % per_table)) as usize
             };
             assert_ne!(at, 0, "no file here has holes");
-            let fragments =
-                if n < 12 { here.div_ceil(self.fragment) } else { self.per_block };
+            let fragments = if n < 12 { here.div_ceil(self.fragment) } else { self.per_block };
             self.take(at, fragments);
             sectors += fragments * self.fragment / 512;
             found.push((at * self.fragment, here));
@@ -223,7 +242,7 @@ impl<'a> Check<'a> {
                     };
                     assert!(length >= 8 && length % 4 == 0 && entry + length <= at + 512);
                     if inode != 0 {
-                        assert!(8 + count + 1 <= length, "room for the name's end");
+                        assert!(8 + count < length, "room for the name's end");
                         let name = &self.bytes[entry + 8..entry + 8 + count];
                         assert_eq!(self.bytes[entry + 8 + count], 0);
                         let name = String::from_utf8(name.to_vec()).unwrap();

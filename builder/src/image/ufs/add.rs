@@ -303,7 +303,8 @@ impl<D: FileExt> Changes<'_, D> {
             Ok(())
         })?;
         let count: u32 = blocks.iter().map(|block| block.count).sum();
-        if u64::from(count) * u64::from(self.ufs.geometry.fragment) != u64::from(inode.sectors()) * 512
+        if u64::from(count) * u64::from(self.ufs.geometry.fragment)
+            != u64::from(inode.sectors()) * 512
         {
             return Err(damaged(place, "it has another number of blocks than it says"));
         }
@@ -323,13 +324,15 @@ impl<D: FileExt> Changes<'_, D> {
     }
 
     fn file(&mut self, path: &str, content: &Content, mode: u16) -> Result<(), Error> {
-        let too_large = || Error::Path {
-            path: path.to_owned(),
-            why: "files of up to 2147483647 bytes can be",
-        };
+        let too_large =
+            || Error::Path { path: path.to_owned(), why: "files of up to 2147483647 bytes can be" };
         let size = content.size();
         if size > MAX_FILE {
             return Err(too_large());
+        }
+        if self.folders.contains_key(path) {
+            let why = "it is to be both a file and a folder";
+            return Err(Error::Path { path: path.to_owned(), why });
         }
         let (above, _) = split(path);
         let Some(parent) = self.folders.get(above).map(|open| open.number) else { return Ok(()) };

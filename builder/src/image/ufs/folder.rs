@@ -52,7 +52,11 @@ impl Folder {
     }
 
     /// Takes a folder's content and checks all of it; `inodes` is how many the file system has.
-    pub(super) fn parse(dialect: Dialect, bytes: Vec<u8>, inodes: u32) -> Result<Self, &'static str> {
+    pub(super) fn parse(
+        dialect: Dialect,
+        bytes: Vec<u8>,
+        inodes: u32,
+    ) -> Result<Self, &'static str> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(PIECE) {
             return Err("its size as a folder is impossible");
         }

@@ -239,9 +239,7 @@ impl Group {
         if self.pieces.get(length as usize).copied().unwrap_or_default() == 0 {
             return None;
         }
-        let run = |block| {
-            self.runs(block).find(|run| run.1 == length && length < self.per_block)
-        };
+        let run = |block| self.runs(block).find(|run| run.1 == length && length < self.per_block);
         let (first, _) = (0..self.blocks()).find_map(run)?;
         self.mark(first, count, false);
         Some(first)

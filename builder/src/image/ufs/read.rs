@@ -49,9 +49,9 @@ impl<D: FileExt> Ufs<D> {
         };
         let mut room = geometry.size;
         let mut visit = |block: Block| {
-            room = room.checked_sub(block.count).ok_or_else(|| {
-                damaged(place, "its blocks are more than the file system has")
-            })?;
+            room = room
+                .checked_sub(block.count)
+                .ok_or_else(|| damaged(place, "its blocks are more than the file system has"))?;
             self.check_block(block).map_err(|what| damaged(place, what))?;
             visit(block)
         };
@@ -83,12 +83,7 @@ impl<D: FileExt> Ufs<D> {
     }
 
     /// Visits a block of addresses and the blocks of these numbers, which it leads to.
-    fn addresses(
-        &self,
-        at: u32,
-        numbers: std::ops::Range<u32>,
-        visit: Visit,
-    ) -> Result<(), Error> {
+    fn addresses(&self, at: u32, numbers: std::ops::Range<u32>, visit: Visit) -> Result<(), Error> {
         let table = self.table(at, visit)?;
         for (place, number) in numbers.enumerate() {
             let at = long(&table, 4 * place);
