@@ -26,8 +26,6 @@ use group::{Counts, Group};
 
 /// The inode of the root.
 const ROOT: u32 = 2;
-/// Maps of groups that take more bytes than this are not read: 100 GB of file system have less.
-const MAX_MAPS: u64 = 64 << 20;
 
 /// Why a file system cannot be read or added to.
 #[derive(Debug, thiserror::Error)]
@@ -114,10 +112,6 @@ impl<D: FileExt> Ufs<D> {
         }
         disk.read_exact_at(&mut superblock, at)?;
         let geometry = Geometry::parse(&superblock, length)?;
-        let maps = u64::from(geometry.groups) * u64::from(geometry.group_bytes);
-        if maps > MAX_MAPS {
-            return Err(damaged("superblock", "its groups are too many"));
-        }
         let mut summaries = vec![0; geometry.summary_bytes as usize];
         disk.read_exact_at(&mut summaries, geometry.bytes(geometry.summary))?;
         let mut groups = Vec::new();
