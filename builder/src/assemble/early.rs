@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::Inputs;
+use super::{Inputs, boot_archive};
 use crate::image::fat::{self, Error, names};
-use crate::source::platform::Kind;
+use crate::source::platform::{Kind, Platform};
 use crate::spec::{Format, Spec};
 
 /// Checks the names and sizes of a spec's extra files for FAT, when a disk is to be made. What else
@@ -37,10 +37,13 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
 
 /// Warns of installers of SmartOS that will start, but not install a machine that boots: what is
 /// missing cannot be seen in the parts, or cannot be made here.
-pub(super) fn warn(inputs: &Inputs, kind: Kind) {
+///
+/// # Errors
+/// When the boot archive is to be added to, but is damaged.
+pub(super) fn warn(inputs: &Inputs, first: &Platform) -> anyhow::Result<()> {
     let wants = |format: Format| inputs.formats.contains(&format);
-    if kind != Kind::SmartOs {
-        return;
+    if first.kind != Kind::SmartOs {
+        return Ok(());
     }
     if inputs.boot.is_none() && (wants(Format::Iso) || wants(Format::Pxe)) {
         tracing::warn!(
@@ -48,13 +51,16 @@ pub(super) fn warn(inputs: &Inputs, kind: Kind) {
              with --boot"
         );
     }
-    if wants(Format::Pxe) {
+    if wants(Format::Pxe)
+        && let Some(why) = boot_archive::refuses(first)?
+    {
         // See `image::pxe`.
         tracing::warn!(
-            "pxe installs only from a platform whose boot archive holds /scripts and /config.inc: the \
-             archive is taken as it is"
+            "pxe installs only from a platform whose boot archive holds /scripts and /config.inc. \
+             They cannot be added to this one, which is taken as it is: {why}"
         );
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -76,6 +76,9 @@ pub struct Inputs {
     pub serial: Console,
     /// Seconds that the menu waits.
     pub timeout: u16,
+    /// Where an installer of SmartOS that came by the network finds the disc's archive, when the boot
+    /// server does not have it: an address, or with a slash at its end the folder.
+    pub iso_url: Option<String>,
 }
 
 impl Inputs {
@@ -226,6 +229,7 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
         console,
         serial,
         timeout: spec.timeout.unwrap_or(MENU_TIMEOUT),
+        iso_url: spec.parts.iso_url,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Makes an image: parts in, image and manifest out.
 
+mod boot_archive;
 mod bundles;
 mod early;
 mod inputs;
@@ -87,7 +88,7 @@ pub fn build(
         inputs.smartos.check(inputs.loader())?;
     }
     let (kind, time) = (first.kind, created(first)?);
-    early::warn(inputs, kind);
+    early::warn(inputs, first)?;
     let mut outputs = Outputs::new(inputs, &first.stamp.to_string(), work)?;
     let software = match programs {
         Some(programs) if kind == Kind::Linux => steps.run("Packing the bundles", |_| {

@@ -13,8 +13,7 @@ use indicatif::ProgressBar;
 
 use super::key::{Key, Sources};
 use super::loader::Loader;
-use super::menu;
-use super::{Inputs, VERSION};
+use super::{Inputs, VERSION, boot_archive, menu};
 use crate::boot::smartos;
 use crate::image::Content;
 use crate::image::archive;
@@ -307,6 +306,7 @@ pub(super) fn write_pxe(
     let of_file = |path: &Path| {
         Content::of_file(path).with_context(|| format!("looking at {}", path.display()))
     };
+    let mut platform: BTreeMap<String, Content> = platform.collect();
     let (os, more, initrds, parameters) = match first.kind {
         Kind::Linux => {
             let bundles = sources.software.iter().flat_map(|(_, bundles)| bundles);
@@ -339,6 +339,10 @@ pub(super) fn write_pxe(
             let packed = work.join(PXE_DISC);
             let file = File::create(&packed).context("packing the disc for the installer")?;
             archive::write_tgz(&disc.tree.files(), time, file, Arc::clone(pool))?;
+            let url = inputs.iso_url.as_deref();
+            let changed =
+                boot_archive::with_installer(first, &disc.tree, url, PXE_DISC, time, work)?;
+            platform.extend(changed);
             let smt = inputs.smartos.smt;
             let mut parameters = vec![
                 "headnode=true".to_owned(),
@@ -353,7 +357,7 @@ pub(super) fn write_pxe(
     let parts = pxe::Parts {
         os,
         stamp: first.stamp.to_string(),
-        platform: platform.collect(),
+        platform: platform.into_iter().collect(),
         more,
         initrds,
         base: String::new(),

@@ -16,6 +16,7 @@ pub mod pool;
 pub mod pxe;
 pub mod qcow2;
 pub mod reader;
+pub mod ufs;
 pub mod unpack;
 pub mod vmdk;
 pub mod vmx;

@@ -1,12 +1,12 @@
 //! What a boot server needs to start a platform over the network: the platform's files, an iPXE
 //! script rendered from `overlays/pxe/`, the digest of everything (C§1.14, C§4.4, C§4.5).
 //!
-//! For SmartOS, this is what Triton's bundle has, but for one thing. Triton's build mounts the boot
-//! archive, a UFS file system, and puts `/scripts`, `/config.inc`, `/testdomain.txt` and `/isourl.txt`
-//! into it, because an installer that came by the network finds them nowhere else: with
-//! `triton_installer=ipxe` the platform copies them from the root of its own ramdisk (C§1.4 d).
-//! Linux cannot write UFS, so the boot archive is the platform's own here, and its hash holds.
-//! Nothing that a boot server can say stands in for those files:
+//! For SmartOS, this is what Triton's bundle has. Triton's build mounts the boot archive, a UFS file
+//! system, and puts `/scripts`, `/config.inc`, `/testdomain.txt` and `/isourl.txt` into it, because an
+//! installer that came by the network finds them nowhere else: with `triton_installer=ipxe` the
+//! platform copies them from the root of its own ramdisk (C§1.4 d). `assemble::boot_archive` does the
+//! same without a mount, for archives that are UFS. Nothing that a boot server can say stands in for
+//! those files:
 //! - modules of type `file` show up below `/system/boot` (C§1.6), not in the ramdisk's root, and are
 //!   not asked for scripts;
 //! - `triton_isoname` only changes the name of the archive that setup fetches, once the scripts run
@@ -14,9 +14,8 @@
 //!   which is its default name, so nothing has to be said;
 //! - `triton_installer=iso` reads a disc, and the network brings none.
 //!
-//! So the installer needs a platform whose boot archive was built with these files; with any other,
-//! this bundle boots a machine that has no scripts to set itself up with. The archive `fulliso.tgz`
-//! has them all, for keys, discs and pools.
+//! With an archive of another kind that lacks these files, this bundle boots a machine that has no
+//! scripts to set itself up with. The archive `fulliso.tgz` has them all, for keys, discs and pools.
 
 use std::collections::BTreeMap;
 use std::io;

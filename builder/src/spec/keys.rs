@@ -183,6 +183,12 @@ pub const TOP: &[Key] = &[
         Form::Bool,
         "whether the menu boots from the network by default; otherwise only the illumos loader's does",
     ),
+    key(
+        "iso-url",
+        Form::Url,
+        "where SmartOS' network installer gets the disc's archive when the boot server lacks it: the \
+         file, or with a / at its end the folder; by default netboot.smartos.org/triton-installer/",
+    ),
     key("keep-logs", Form::Count(0, u32::MAX as u64), "not used: nothing is logged to files"),
     key("manta-base-path", Form::MantaPath, "folder of all builds in Manta"),
     key("manta-key-id", Form::Text, "not used: only public objects are read"),

@@ -71,6 +71,8 @@ pub struct Parts {
     pub smt_enabled: Option<bool>,
     /// Whether the menu boots from the network by default, see [`crate::boot::smartos::Options::ipxe`].
     pub ipxe: Option<bool>,
+    /// Where the network installer of SmartOS finds the disc's archive elsewhere.
+    pub iso_url: Option<String>,
     /// `metadata.no_rabbit` of the SAPI application.
     pub no_rabbit: Option<bool>,
     /// Memory of the VMware machine, in MiB.
