@@ -336,7 +336,7 @@ fn what_is_none_or_not_in_order_is_one_clear_error() {
         let error = refused(*change);
         let found = match error {
             Error::NotUfs(_) => "none",
-            Error::State(_) => "state",
+            Error::State(_) | Error::HasLog => "state",
             Error::Damaged { .. } => "damaged",
             _ => "other",
         };

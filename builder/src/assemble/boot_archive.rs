@@ -42,6 +42,8 @@ pub(super) fn refuses(platform: &Platform) -> anyhow::Result<Option<String>> {
             b"070701" | b"070702" | b"070707" => "it is a cpio archive".to_owned(),
             _ => format!("it is no UFS file system: {why}"),
         })),
+        // Some platforms are made so: the rest of such a bundle is still of use.
+        Err(error @ Error::HasLog) => Ok(Some(error.to_string())),
         Err(error) => Err(error).with_context(|| reading(platform)),
     }
 }

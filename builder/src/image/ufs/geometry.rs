@@ -202,9 +202,7 @@ impl Geometry {
         let good = match self.dialect {
             Dialect::Bsd { .. } => clean == IS_CLEAN,
             Dialect::Solaris if clean == HAS_LOG || long(bytes, LOG) != 0 => {
-                return Err(Error::State(
-                    "it has a log, whose entries would undo changes: mount it once with -o nologging",
-                ));
+                return Err(Error::HasLog);
             }
             Dialect::Solaris => {
                 let vouched = OKAY.wrapping_sub(long(bytes, TIME)) == long(bytes, STATE);

@@ -39,6 +39,9 @@ pub enum Error {
     /// It is one, but not in a state to be changed.
     #[error("the UFS file system cannot be added to: {0}")]
     State(&'static str),
+    /// It keeps a log, as UFS that was mounted without `-o nologging` does.
+    #[error("it has a log, whose entries would undo changes: mount it once with -o nologging")]
+    HasLog,
     /// Its structures contradict themselves.
     #[error("the UFS file system is damaged: {place}: {what}")]
     Damaged {
