@@ -1,0 +1,3 @@
+//! Writes images to boot keys.
+
+pub mod device;
