@@ -59,7 +59,7 @@ pub struct Target {
 /// When it must not be written to, is another one now, is in use, or may not be opened.
 pub fn open(disk: &Disk, policy: &Policy) -> Result<Target, Error> {
     match open_here(disk, policy) {
-        Err(Error::Open { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+        Err(Error::Open { source, .. }) if may_ask(&source) => {
             let (file, helper) = helper::ask(disk, policy)?;
             let target = Target { helper: Some(helper), ..Target::new(file, disk) };
             // What was handed over is not taken on trust.
@@ -70,32 +70,42 @@ pub fn open(disk: &Disk, policy: &Policy) -> Result<Target, Error> {
     }
 }
 
+/// Whether root may be allowed what this user is not.
+fn may_ask(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root()
+}
+
 /// Opens a disk with the rights that this process has.
 ///
 /// # Errors
 /// See [`open`].
 pub fn open_here(disk: &Disk, policy: &Policy) -> Result<Target, Error> {
-    let host = Host::here();
+    check(disk, policy, false)?;
     let target = match open_exclusively(&disk.path) {
-        Ok(file) => Ok(Target::new(file, disk)),
-        // Who has it is told below.
-        Err(error @ Error::Busy(_)) => Err(error),
+        Ok(file) => Target::new(file, disk),
+        Err(Error::Busy(path)) => {
+            // Who has it is a better answer.
+            check(disk, policy, true)?;
+            return Err(Error::Busy(path));
+        }
         Err(error) => return Err(error),
     };
-    if let Ok(target) = &target {
-        target.same()?;
-    }
-    // Only now, with the disk claimed: no file system can be mounted any more from here on.
+    target.same()?;
+    // Once more with the disk claimed: from here on nobody can mount anything of it.
+    check(disk, policy, false)?;
+    Ok(target)
+}
+
+/// Looks at a disk of this machine again, and also for processes that hold it.
+fn check(disk: &Disk, policy: &Policy, holders: bool) -> Result<(), Error> {
+    let host = Host::here();
     let now = host.disks()?.into_iter().find(|now| now.name == disk.name);
     let mut now = now.ok_or_else(|| Error::PulledOut(disk.path.clone()))?;
-    if target.is_err() {
+    if holders {
         host.probe(&mut now);
     }
     let found = refusals(&now, policy);
-    if !found.is_empty() {
-        return Err(Error::Refused(found));
-    }
-    target
+    if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
 }
 
 fn open_exclusively(path: &Path) -> Result<File, Error> {

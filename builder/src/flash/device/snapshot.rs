@@ -9,7 +9,7 @@ use super::Error;
 use super::host::Host;
 use super::sysfs::{device_number, names, value};
 
-/// How deep devices may lie on each other: deeper ones are a circle of overlays.
+/// How deep devices may lie on each other: no machine has more.
 const MAX_DEPTH: usize = 16;
 
 /// A block device, whole or a partition.
@@ -44,6 +44,8 @@ pub(super) struct Below {
     pub devices: BTreeSet<String>,
     /// Names of ZFS pools.
     pub pools: BTreeSet<String>,
+    /// Mounts that were looked at: an overlay's layers may lie in itself.
+    seen: BTreeSet<PathBuf>,
 }
 
 /// What was read.
@@ -148,6 +150,9 @@ impl Snapshot {
         let (Some(mount), Some(depth)) = (self.mount_of(path), depth.checked_sub(1)) else {
             return;
         };
+        if !below.seen.insert(mount.at.clone()) {
+            return;
+        }
         let same = |(_, node): &(&String, &Node)| node.number == mount.number;
         if let Some((name, _)) = self.nodes.iter().find(same) {
             return self.add_device(name, depth, below);
