@@ -300,7 +300,7 @@ fn e2e_flash_device_the_disk_of_the_running_system_is_never_written() {
     let all = refusals(&disk, &everything);
     assert_eq!(all[0].remedy(), Remedy::Never, "{all:?}");
     assert!(matches!(open(&disk, &everything).unwrap_err(), Error::Refused(_)));
-    assert!(host.disks_under(&std::env::current_exe().unwrap()).unwrap().contains(&name));
+    assert!(host.disks_under(Path::new("/etc/passwd")).unwrap().contains(&name));
 }
 
 #[test]
@@ -347,6 +347,51 @@ fn e2e_flash_device_another_disk_under_the_same_name_is_noticed() {
     drop(target);
     let error = open(&disk, &key.policy()).unwrap_err();
     assert!(matches!(error, Error::Changed { .. } | Error::Refused(_)), "{error}");
+}
+
+#[test]
+fn e2e_flash_device_a_disk_that_is_gone_is_told_from_one_that_fails() {
+    let key = Loop::new(&[]);
+    let target = open(&key.disk(), &key.policy()).unwrap();
+    let error = |number| target.explain(std::io::Error::from_raw_os_error(number));
+    let (no_device, failed) = (6, 5);
+    assert!(matches!(error(no_device), Error::PulledOut(_)));
+    assert!(matches!(error(failed), Error::Io { .. }));
+    // The kernel makes a disk that is pulled out one of no size, as this does.
+    File::options().write(true).open(key.dir.path().join("key.img")).unwrap().set_len(0).unwrap();
+    run("losetup", &["-c", &key.path]);
+    assert!(matches!(error(failed), Error::PulledOut(_)));
+    let error = target.same().unwrap_err();
+    assert!(error.to_string().contains("pulled out"), "{error}");
+}
+
+#[test]
+fn e2e_flash_device_what_is_on_a_disk_is_called_as_blkid_calls_it() {
+    for (program, args) in [
+        ("mkfs.ext2", &["-q", "-L", "some"][..]),
+        ("mkfs.ext3", &["-q", "-L", "some"]),
+        ("mkfs.vfat", &["-F", "16", "-n", "SOME"]),
+        ("mkfs.vfat", &["-F", "32", "-n", "SOME"]),
+        ("mkfs.vfat", &["-F", "32"]),
+        ("mkswap", &["-L", "some"]),
+        ("mkswap", &["-p", "8192", "-L", "some"]),
+    ] {
+        let key = Loop::new(&[]);
+        run(program, &[args, &[&key.path]].concat());
+        let told = |tag| {
+            let output =
+                Command::new("blkid").args(["-p", "-s", tag, "-o", "value", &key.path]).output();
+            let text = String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned();
+            (!text.is_empty()).then_some(text)
+        };
+        let content = key.disk().content;
+        assert_eq!(
+            (content.kind, content.label),
+            (told("TYPE"), told("LABEL")),
+            "{program} {args:?}"
+        );
+        assert_eq!(content.table, None, "{program} {args:?}");
+    }
 }
 
 #[test]

@@ -50,9 +50,9 @@ pub struct Request {
 pub enum Answer {
     /// The open file comes with this line, or what was asked for is done.
     Done,
-    /// The partition table is in use, or may not be read anew.
+    /// A partition is in use.
     Busy,
-    /// The kernel does not allow it.
+    /// Even that process may not ask for it.
     NotAllowed,
     /// It failed.
     Failed(String),

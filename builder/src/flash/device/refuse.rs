@@ -37,7 +37,9 @@ impl Source {
     /// # Errors
     /// When sysfs or the list of mounts cannot be read.
     pub fn of(host: &Host, file: &Path) -> Result<Self, Error> {
-        Ok(Self { file: file.to_owned(), disks: host.disks_under(file)? })
+        let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        let disks = host.disks_under(&file)?;
+        Ok(Self { file, disks })
     }
 }
 
@@ -81,8 +83,11 @@ pub enum Refusal {
         needed: u64,
     },
     /// A drive without a medium.
-    #[error("{} is a drive with nothing in it: put a card in", .0.display())]
-    NoMedium(PathBuf),
+    #[error("{} is a drive with nothing in it: put a card in", disk.display())]
+    NoMedium {
+        /// The drive.
+        disk: PathBuf,
+    },
     /// It cannot be written to.
     #[error("{} is read-only: {hint}", disk.display())]
     ReadOnly {
@@ -140,7 +145,7 @@ impl Refusal {
                 Remedy::Another
             }
             Self::InUse(one) | Self::Member(one) => Remedy::Free(commands(one)),
-            Self::NoMedium(_) | Self::ReadOnly { .. } => Remedy::Free(Vec::new()),
+            Self::NoMedium { .. } | Self::ReadOnly { .. } => Remedy::Free(Vec::new()),
             Self::NotRemovable { .. } => Remedy::Flag("--fixed"),
         }
     }
@@ -151,7 +156,10 @@ impl Refusal {
 pub fn refusals(disk: &Disk, policy: &Policy) -> Vec<Refusal> {
     let path = || disk.path.clone();
     let mut all: Vec<_> = disk.uses.iter().map(|one| of_use(disk, one)).collect();
-    let names = |source: &&Source| source.disks.contains(&disk.name);
+    // A loop device may also be made of the image itself.
+    let names = |source: &&Source| {
+        source.disks.contains(&disk.name) || disk.backing.as_ref() == Some(&source.file)
+    };
     all.extend(
         policy
             .sources
@@ -165,7 +173,7 @@ pub fn refusals(disk: &Disk, policy: &Policy) -> Vec<Refusal> {
     }
     if disk.size == 0 {
         // Nothing else that is known of it is true.
-        all.push(Refusal::NoMedium(path()));
+        all.push(Refusal::NoMedium { disk: path() });
         return all;
     }
     if disk.read_only {

@@ -52,7 +52,7 @@ fn writable(refusals: &[Refusal]) -> String {
         },
         Refusal::Member(_) => "no: has a volume label".to_owned(),
         Refusal::TooSmall { .. } => "no: too small".to_owned(),
-        Refusal::NoMedium(_) => "no: empty drive".to_owned(),
+        Refusal::NoMedium { .. } => "no: empty drive".to_owned(),
         Refusal::ReadOnly { .. } => "no: read-only".to_owned(),
         Refusal::Sector { has, .. } => format!("no: sectors of {has} bytes"),
         Refusal::NotRemovable { .. } => "with --fixed".to_owned(),

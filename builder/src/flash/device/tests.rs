@@ -106,7 +106,10 @@ impl Machine {
 
 fn texts(disk: &Disk) -> Vec<String> {
     let policy = Policy { needed: GIB, image_sector: 512, ..Policy::default() };
-    refusals(disk, &policy).iter().map(ToString::to_string).collect()
+    let all = refusals(disk, &policy);
+    let json = serde_json::to_string(&all).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<Refusal>>(&json).unwrap(), all, "{json}");
+    all.iter().map(ToString::to_string).collect()
 }
 
 fn fat(label: &[u8; 11]) -> Vec<u8> {
@@ -309,6 +312,8 @@ fn cards_are_removable_and_soldered_memory_is_not_and_the_image_stays() {
     let source = refuse::Source { file: "/a.img".into(), disks: vec!["mmcblk1".to_owned()] };
     let policy = Policy { sources: vec![source], ..Policy::default() };
     assert_eq!(refusals(&disks[1], &policy)[0].remedy(), Remedy::Another);
+    let backed = Disk { backing: Some("/a.img".into()), ..disks[0].clone() };
+    assert_eq!(refusals(&backed, &policy)[0].remedy(), Remedy::Another, "made of the image");
     let host = machine.host();
     assert!(host.disks_under(Path::new("/a.img")).unwrap().is_empty());
 }
