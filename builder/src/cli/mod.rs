@@ -7,6 +7,7 @@ pub mod diff;
 pub mod extract;
 pub mod fetch;
 pub mod flash;
+pub mod flash_open;
 pub mod inspect;
 pub mod interrupt;
 pub mod key;
@@ -51,6 +52,8 @@ enum Verb {
     Verify(verify::Args),
     Diff(diff::Args),
     Extract(extract::Args),
+    #[command(hide = true)]
+    FlashOpen(flash_open::Args),
     Key(key::Args),
     Lab(lab::Args),
     Spec(spec::Args),
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Verb::Verify(args) => verify::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Extract(args) => extract::run(args),
+        Verb::FlashOpen(args) => flash_open::run(&args),
         Verb::Key(args) => key::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Completion(args) => completion::run(&args, <Cli as clap::CommandFactory>::command()),

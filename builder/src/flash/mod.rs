@@ -1,3 +1,7 @@
 //! Writes images to keys: which disk, from where, how, and whether it is there afterwards.
 
+pub mod device;
 pub mod engine;
+mod key;
+
+pub use key::Key;

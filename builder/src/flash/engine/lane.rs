@@ -14,6 +14,7 @@ use super::{
     CHUNK, Disk, Error, Event, HEAD, JOURNAL_EVERY, Options, Origin, Phase, Plan, RETRIES, Summary,
     TAIL, Watch,
 };
+use crate::flash::device::Unmapped;
 use crate::image::direct::{ALIGNMENT, Buffer};
 
 /// What the producer has for a disk.
@@ -179,21 +180,23 @@ impl<'a> Lane<'a> {
 
     /// Discards what the image does not use; whether all of that reads as zeroes now.
     fn discard(&self, sum: &mut Summary) -> Result<bool, Error> {
-        let mut at = HEAD;
+        let (mut at, mut zeroed) = (HEAD, true);
         let end = self.disk.size();
         let used = self.plan.pieces.iter().flatten().map(|piece| (piece.offset, piece.end()));
         for (from, to) in used.chain([(end, end)]) {
             let from = from.min(end);
             if from > at {
                 let done = self.disk.discard(at, from - at);
-                if !done.map_err(|source| self.failed("discarding", at, source))? {
-                    return Ok(false);
+                match done.map_err(|source| self.failed("discarding", at, source))? {
+                    Unmapped::No => return Ok(false),
+                    Unmapped::Dropped => zeroed = false,
+                    Unmapped::Zeroed => {}
                 }
                 sum.discarded += from - at;
             }
             at = at.max(to);
         }
-        Ok(true)
+        Ok(zeroed)
     }
 
     fn used_before(&self, end: u64) -> u64 {

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::device::Unmapped;
+
 /// Bytes at a disk's begin that are written last.
 pub const HEAD: u64 = 1 << 20;
 /// Bytes at a disk's end whose old content (backup tables, labels of pools and arrays) is removed.
@@ -60,11 +62,11 @@ pub trait Disk: Send + Sync {
     /// As the operating system has them.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Has a part read as zeroes without writing it; false when the disk cannot.
+    /// Lets the disk forget a part without writing it.
     ///
     /// # Errors
     /// As the operating system has them.
-    fn discard(&self, offset: u64, length: u64) -> io::Result<bool>;
+    fn discard(&self, offset: u64, length: u64) -> io::Result<Unmapped>;
 
     /// Waits until everything is on the medium.
     ///

@@ -122,11 +122,12 @@ impl Disk for Memory {
         Ok(())
     }
 
-    fn discard(&self, offset: u64, length: u64) -> io::Result<bool> {
-        if self.discards {
-            self.bytes.lock().unwrap()[offset as usize..(offset + length) as usize].fill(0);
+    fn discard(&self, offset: u64, length: u64) -> io::Result<Unmapped> {
+        if !self.discards {
+            return Ok(Unmapped::No);
         }
-        Ok(self.discards)
+        self.bytes.lock().unwrap()[offset as usize..(offset + length) as usize].fill(0);
+        Ok(Unmapped::Zeroed)
     }
 
     fn flush(&self) -> io::Result<()> {
