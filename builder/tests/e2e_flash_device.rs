@@ -195,6 +195,33 @@ fn e2e_flash_device_a_file_on_it_that_is_a_loop_device_is_told_before_its_mount(
     assert_eq!(key.refusals(), []);
 }
 
+#[test]
+fn e2e_flash_device_a_mount_that_only_another_process_sees_is_told_with_that_process() {
+    let key = Loop::new(&[]);
+    run("mkfs.ext4", &["-q", &key.path]);
+    let at = key.dir.path().join("unseen");
+    fs::create_dir(&at).unwrap();
+    let mut hidden = Command::new("unshare")
+        .args(["-m", "sh", "-c", "mount \"$0\" \"$1\" && echo ready && read -r end", &key.path])
+        .arg(&at)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    hidden.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let disk = key.disk();
+    let found = refusals(&disk, &key.policy());
+    let opened = open(&disk, &key.policy()).unwrap_err();
+    drop(hidden.stdin.take());
+    hidden.wait().unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let process = format!("{} (sh)", hidden.id());
+    assert!(found[0].to_string().contains(&process), "{found:?}");
+    assert!(opened.to_string().contains(&process), "{opened}");
+    assert_eq!(key.refusals(), []);
+}
+
 /// Puts a label on, holds what is told of it to `blkid`, and wipes it as told.
 fn label_is_refused_until_wiped(key: &Loop, kind: &str, name: Option<&str>) {
     let blkid = run("blkid", &["-p", "-s", "TYPE", "-o", "value", &key.path]);
@@ -399,6 +426,10 @@ fn e2e_flash_device_the_part_that_runs_as_root_hands_the_disk_over() {
     let program = env!("CARGO_BIN_EXE_headnode");
     let alone = Command::new(program).args([helper::VERB]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(alone.status.code(), Some(2), "without arguments it does nothing");
+    let device = [helper::VERB, "/dev/null"];
+    let alone = Command::new(program).args(device).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.code() == Some(1) && text.contains("no socket"), "{text}");
     let key = Loop::new(&[]);
     let start = |device: &str| {
         let (here, there) = UnixStream::pair().unwrap();
