@@ -93,6 +93,15 @@ impl Drop for Loop {
     }
 }
 
+/// Makes two partitions of 20 MiB.
+fn partition(file: &Path) {
+    let script = "label: gpt\n start=2048, size=40960\n start=43008, size=40960\n";
+    let mut command = Command::new("sfdisk");
+    let mut sfdisk = command.arg("-q").arg(file).stdin(Stdio::piped()).spawn().unwrap();
+    sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+}
+
 /// Does what a refusal tells to do.
 fn obey(refusal: &Refusal) {
     let Remedy::Free(commands) = refusal.remedy() else {
@@ -107,13 +116,7 @@ fn obey(refusal: &Refusal) {
 
 #[test]
 fn e2e_flash_device_a_mounted_partition_is_refused_until_it_is_unmounted_as_told() {
-    let mut key = Loop::with(&[], |file| {
-        let script = "label: gpt\n start=2048, size=40960\n start=43008, size=40960\n";
-        let mut sfdisk =
-            Command::new("sfdisk").arg("-q").arg(file).stdin(Stdio::piped()).spawn().unwrap();
-        sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-        assert!(sfdisk.wait().unwrap().success());
-    });
+    let mut key = Loop::with(&[], partition);
     // A kernel may be built without any reader of partition tables: `partx` brings its own.
     run("partx", &["-u", &key.path]);
     let (first, second) = (format!("{}p1", key.path), format!("{}p2", key.path));
@@ -241,7 +244,7 @@ fn label_is_refused_until_wiped(key: &Loop, kind: &str, name: Option<&str>) {
 fn e2e_flash_device_a_volume_groups_label_is_refused_until_it_is_wiped() {
     let key = Loop::new(&[]);
     // The library that would ask the device mapper is told that there is none.
-    let config = "devices { scan_lvs = 0 } activation { udev_sync = 0 udev_rules = 0 }";
+    let config = "backup { backup = 0 archive = 0 } devices { scan_lvs = 0 } activation { udev_sync = 0 udev_rules = 0 }";
     let only = ["--devices", &key.path, "--config", config];
     run("pvcreate", &[&only[..], &["-q", "-y", &key.path]].concat());
     run("vgcreate", &[&only[..], &["-q", "-y", "vg-key", &key.path]].concat());
@@ -355,6 +358,20 @@ fn e2e_flash_device_an_open_disk_is_the_processes_own_and_does_all_that_is_asked
     target.same().unwrap();
     drop(target);
     open(&disk, &key.policy()).unwrap();
+}
+
+#[test]
+fn e2e_flash_device_a_partition_that_is_open_keeps_the_kernels_table_as_it_was() {
+    let key = Loop::with(&["-P"], partition);
+    run("partx", &["-u", &key.path]);
+    let mut target = open(&key.disk(), &key.policy()).unwrap();
+    let reader = File::open(format!("{}p1", key.path)).unwrap();
+    assert_eq!(target.reread_table().unwrap(), Reread::Busy);
+    drop(reader);
+    assert_eq!(target.discard(0, 1 << 20).unwrap(), Unmapped::Zeroed);
+    assert_eq!(target.reread_table().unwrap(), Reread::Done);
+    drop(target);
+    assert_eq!(key.disk().partitions, [], "the table was wiped");
 }
 
 #[test]
