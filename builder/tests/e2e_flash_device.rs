@@ -93,6 +93,15 @@ impl Drop for Loop {
     }
 }
 
+/// Makes two partitions of 20 MiB.
+fn partition(file: &Path) {
+    let script = "label: gpt\n start=2048, size=40960\n start=43008, size=40960\n";
+    let mut command = Command::new("sfdisk");
+    let mut sfdisk = command.arg("-q").arg(file).stdin(Stdio::piped()).spawn().unwrap();
+    sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+}
+
 /// Does what a refusal tells to do.
 fn obey(refusal: &Refusal) {
     let Remedy::Free(commands) = refusal.remedy() else {
@@ -107,13 +116,7 @@ fn obey(refusal: &Refusal) {
 
 #[test]
 fn e2e_flash_device_a_mounted_partition_is_refused_until_it_is_unmounted_as_told() {
-    let mut key = Loop::with(&[], |file| {
-        let script = "label: gpt\n start=2048, size=40960\n start=43008, size=40960\n";
-        let mut sfdisk =
-            Command::new("sfdisk").arg("-q").arg(file).stdin(Stdio::piped()).spawn().unwrap();
-        sfdisk.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-        assert!(sfdisk.wait().unwrap().success());
-    });
+    let mut key = Loop::with(&[], partition);
     // A kernel may be built without any reader of partition tables: `partx` brings its own.
     run("partx", &["-u", &key.path]);
     let (first, second) = (format!("{}p1", key.path), format!("{}p2", key.path));
@@ -195,6 +198,33 @@ fn e2e_flash_device_a_file_on_it_that_is_a_loop_device_is_told_before_its_mount(
     assert_eq!(key.refusals(), []);
 }
 
+#[test]
+fn e2e_flash_device_a_mount_that_only_another_process_sees_is_told_with_that_process() {
+    let key = Loop::new(&[]);
+    run("mkfs.ext4", &["-q", &key.path]);
+    let at = key.dir.path().join("unseen");
+    fs::create_dir(&at).unwrap();
+    let mut hidden = Command::new("unshare")
+        .args(["-m", "sh", "-c", "mount \"$0\" \"$1\" && echo ready && read -r end", &key.path])
+        .arg(&at)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    hidden.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let disk = key.disk();
+    let found = refusals(&disk, &key.policy());
+    let opened = open(&disk, &key.policy()).unwrap_err();
+    drop(hidden.stdin.take());
+    hidden.wait().unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let process = format!("{} (sh)", hidden.id());
+    assert!(found[0].to_string().contains(&process), "{found:?}");
+    assert!(opened.to_string().contains(&process), "{opened}");
+    assert_eq!(key.refusals(), []);
+}
+
 /// Puts a label on, holds what is told of it to `blkid`, and wipes it as told.
 fn label_is_refused_until_wiped(key: &Loop, kind: &str, name: Option<&str>) {
     let blkid = run("blkid", &["-p", "-s", "TYPE", "-o", "value", &key.path]);
@@ -214,7 +244,7 @@ fn label_is_refused_until_wiped(key: &Loop, kind: &str, name: Option<&str>) {
 fn e2e_flash_device_a_volume_groups_label_is_refused_until_it_is_wiped() {
     let key = Loop::new(&[]);
     // The library that would ask the device mapper is told that there is none.
-    let config = "devices { scan_lvs = 0 } activation { udev_sync = 0 udev_rules = 0 }";
+    let config = "backup { backup = 0 archive = 0 } devices { scan_lvs = 0 } activation { udev_sync = 0 udev_rules = 0 }";
     let only = ["--devices", &key.path, "--config", config];
     run("pvcreate", &[&only[..], &["-q", "-y", &key.path]].concat());
     run("vgcreate", &[&only[..], &["-q", "-y", "vg-key", &key.path]].concat());
@@ -331,6 +361,20 @@ fn e2e_flash_device_an_open_disk_is_the_processes_own_and_does_all_that_is_asked
 }
 
 #[test]
+fn e2e_flash_device_a_partition_that_is_open_keeps_the_kernels_table_as_it_was() {
+    let key = Loop::with(&["-P"], partition);
+    run("partx", &["-u", &key.path]);
+    let mut target = open(&key.disk(), &key.policy()).unwrap();
+    let reader = File::open(format!("{}p1", key.path)).unwrap();
+    assert_eq!(target.reread_table().unwrap(), Reread::Busy);
+    drop(reader);
+    assert_eq!(target.discard(0, 1 << 20).unwrap(), Unmapped::Zeroed);
+    assert_eq!(target.reread_table().unwrap(), Reread::Done);
+    drop(target);
+    assert_eq!(key.disk().partitions, [], "the table was wiped");
+}
+
+#[test]
 fn e2e_flash_device_another_disk_under_the_same_name_is_noticed() {
     let key = Loop::new(&[]);
     let disk = key.disk();
@@ -399,6 +443,10 @@ fn e2e_flash_device_the_part_that_runs_as_root_hands_the_disk_over() {
     let program = env!("CARGO_BIN_EXE_headnode");
     let alone = Command::new(program).args([helper::VERB]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(alone.status.code(), Some(2), "without arguments it does nothing");
+    let device = [helper::VERB, "/dev/null"];
+    let alone = Command::new(program).args(device).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.code() == Some(1) && text.contains("no socket"), "{text}");
     let key = Loop::new(&[]);
     let start = |device: &str| {
         let (here, there) = UnixStream::pair().unwrap();

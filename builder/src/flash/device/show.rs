@@ -76,7 +76,8 @@ fn on_it(disk: &Disk) -> String {
     let mut parts: Vec<_> = content(&disk.content).into_iter().collect();
     let of_partitions = disk.partitions.iter().filter_map(|part| content(&part.content));
     parts.extend(of_partitions);
-    if parts.is_empty() {
+    let known = !parts.is_empty();
+    if !known {
         let table =
             disk.content.table.map(|table| format!("{}, nothing known in it", table.name()));
         let unread = disk.content.unreadable.as_ref().map(|_| "not readable".to_owned());
@@ -95,7 +96,8 @@ fn on_it(disk: &Disk) -> String {
     };
     let mut places = disk.uses.iter().filter_map(|one| mounted(&one.used));
     if let Some(place) = places.next() {
-        text = format!("{text} on {place}");
+        let joined = if known { " on" } else { ", mounted on" };
+        text = format!("{text}{joined} {place}");
         let more = places.count();
         if more > 0 {
             text = format!("{text} and {more} more");

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -94,7 +95,12 @@ impl Snapshot {
         };
         let mounted = snapshot.mounts.iter().filter_map(Mount::pool).map(ToOwned::to_owned);
         snapshot.pools.extend(mounted.collect::<Vec<_>>());
-        let swaps = fs::read(host.proc.join("swaps")).unwrap_or_default();
+        let path = host.proc.join("swaps");
+        let swaps = match fs::read(&path) {
+            // A kernel that cannot swap.
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(|source| Error::List { path, source })?,
+        };
         let swaps = String::from_utf8_lossy(&swaps);
         let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
         snapshot.swaps = swaps.filter_map(|path| snapshot.device(&unescaped(path))).collect();
