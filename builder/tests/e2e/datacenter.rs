@@ -24,6 +24,11 @@ pub fn image(name: &str) -> PathBuf {
     path
 }
 
+/// The program `headnode` that `ci/e2e` has built.
+pub fn program() -> PathBuf {
+    environment("HEADNODE_E2E_PROGRAM")
+}
+
 /// Options of a lab in a folder of its own, with an image that `ci/e2e` has built.
 pub fn options(image_name: &str, lab: &str) -> Options {
     let mut options = Options::new(image(image_name), environment("HEADNODE_E2E_LABS").join(lab));
