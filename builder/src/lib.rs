@@ -7,6 +7,7 @@ pub mod cli;
 pub mod contents;
 pub mod diff;
 pub mod extract;
+pub mod flash;
 pub mod image;
 pub mod lab;
 pub mod manifest;

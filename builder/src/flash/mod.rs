@@ -1,0 +1,3 @@
+//! Writes images to disks.
+
+pub mod source;
