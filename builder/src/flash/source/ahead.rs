@@ -67,9 +67,10 @@ impl Ahead {
             // Nobody may be there any more.
             let _ = feed.pieces.send(result);
         };
-        thread::Builder::new().name("flash source".to_owned()).spawn(work).map_err(|error| {
-            Error::Thread { place: place.to_owned(), why: error.to_string() }
-        })?;
+        thread::Builder::new()
+            .name("flash source".to_owned())
+            .spawn(work)
+            .map_err(|error| Error::Thread { place: place.to_owned(), why: error.to_string() })?;
         Ok(Self { place: place.to_owned(), pieces, spare, ended: false })
     }
 

@@ -56,10 +56,8 @@ pub(super) fn describe(
     let mut finder = Finder { places, options, http, looked: Vec::new(), out: Vec::new() };
     let whole = |suffix: &'static str| move |name: &str| format!("{name}{suffix}");
     let raw = |suffix: &'static str| move |name: &str| format!("{}{suffix}", unpacked(name));
-    let manifest = finder.find(
-        options.manifest,
-        &[&raw(".manifest.json"), &whole(".manifest.json")],
-    )?;
+    let manifest =
+        finder.find(options.manifest, &[&raw(".manifest.json"), &whole(".manifest.json")])?;
     let bmap = finder.find(
         options.bmap,
         &[&whole(".bmap"), &raw(".bmap"), &|name| format!("{}.bmap", stem_of(unpacked(name)))],
@@ -75,10 +73,14 @@ pub(super) fn describe(
     };
     if let Some(Document { place, text, status }) = manifest {
         let wrong = |why: String| Error::Description { place: place.clone(), why };
-        let manifest = Manifest::parse(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+        let manifest =
+            Manifest::parse(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
         let image = manifest.image.as_ref().ok_or_else(|| {
-            wrong("it is the copy on a key, which does not know the image; the one that counts \
-                   is written beside the image".to_owned())
+            wrong(
+                "it is the copy on a key, which does not know the image; the one that counts \
+                   is written beside the image"
+                    .to_owned(),
+            )
         })?;
         described.map = Some(Map::of_image(image, &place)?);
         described.identity = Some(format!("manifest:{}", sha256(text.as_bytes())));
@@ -169,8 +171,7 @@ fn sums_of(
             continue;
         }
         // Which of the two a list has does not matter for what is checked; both are, where known.
-        for (slot, found) in
-            [(&mut described.file, of_file), (&mut described.content, of_content)]
+        for (slot, found) in [(&mut described.file, of_file), (&mut described.content, of_content)]
         {
             let Some(found) = found.filter(|hex| digest(hex).is_some()) else { continue };
             match slot {
@@ -273,10 +274,8 @@ impl Finder<'_, '_> {
         text: &str,
         minisig: Option<String>,
     ) -> Result<Option<Status>, Error> {
-        let bad = |source| Error::Signature {
-            place: place.beside(signature_name).to_string(),
-            source,
-        };
+        let bad =
+            |source| Error::Signature { place: place.beside(signature_name).to_string(), source };
         let signature = minisig.map(|text| Signature::parse(&text)).transpose().map_err(bad)?;
         Ok(match (signature, self.options.public_key) {
             (None, None) => Some(Status::NotSigned),

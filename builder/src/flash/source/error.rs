@@ -111,7 +111,9 @@ pub enum Error {
         says: String,
     },
     /// It is not what the list says.
-    #[error("{place} has the SHA-256 {found}, {list} says {expected}: it is damaged or another file")]
+    #[error(
+        "{place} has the SHA-256 {found}, {list} says {expected}: it is damaged or another file"
+    )]
     Digest {
         /// The file.
         place: String,

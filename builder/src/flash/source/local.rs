@@ -95,8 +95,7 @@ impl Opened {
 
     /// Whether it is still what it was.
     pub fn check(&self, offset: u64) -> Result<(), Error> {
-        let changed =
-            |what: String| Error::Changed { place: self.place.clone(), offset, what };
+        let changed = |what: String| Error::Changed { place: self.place.clone(), offset, what };
         let meta = self.file.metadata().map_err(|source| Error::Read {
             place: self.place.clone(),
             offset,
@@ -125,11 +124,8 @@ impl Opened {
         if offset >= self.size {
             return Ok(None);
         }
-        let failed = |error: Errno| Error::Read {
-            place: self.place.clone(),
-            offset,
-            source: error.into(),
-        };
+        let failed =
+            |error: Errno| Error::Read { place: self.place.clone(), offset, source: error.into() };
         let start = match seek(&*self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(None),

@@ -71,9 +71,9 @@ pub fn refusal(head: &[u8]) -> Option<String> {
         }
     }
     let begin = head.trim_ascii_start();
-    let page = [&b"<!doctype html"[..], b"<html", b"<?xml"].iter().any(|tag| {
-        begin.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag))
-    });
+    let page = [&b"<!doctype html"[..], b"<html", b"<?xml"]
+        .iter()
+        .any(|tag| begin.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag)));
     page.then(|| "a web page or XML text, not an image: is the address right?".to_owned())
 }
 

@@ -70,7 +70,8 @@ impl Map {
                 return Err(wrong(what));
             };
             at = end;
-            let sha256 = Some(digest(sha256).ok_or_else(|| wrong(format!("{sha256:?} is no SHA-256")))?);
+            let sha256 =
+                Some(digest(sha256).ok_or_else(|| wrong(format!("{sha256:?} is no SHA-256")))?);
             ranges.push(MapRange { offset: *offset, length: *length, sha256 });
         }
         Ok(Self {

@@ -132,14 +132,11 @@ impl Source {
         let packed = packing != Packing::None;
         let described = describe::describe(&places, packed, options, &http)?;
         let Described { map, says, file, content, trust, identity, map_identity } = described;
-        let identity = identity
-            .unwrap_or_else(|| format!("file:{}", sha256((own(&input) + &map_identity).as_bytes())));
-        let mut map = map.unwrap_or(Map {
-            size: None,
-            ranges: None,
-            gaps_are_zero: false,
-            sector_size: 512,
+        let identity = identity.unwrap_or_else(|| {
+            format!("file:{}", sha256((own(&input) + &map_identity).as_bytes()))
         });
+        let mut map =
+            map.unwrap_or(Map { size: None, ranges: None, gaps_are_zero: false, sector_size: 512 });
         if !matches!(trust, Trust::Manifest { .. }) {
             map.sector_size = magic::sector_size(&inner);
         }

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Error;
 use super::ahead::{Ahead, Piece};
 use super::map::MapRange;
 use super::reader::PIECES;
 use super::remote::{Remote, SMALL_GAP};
-use super::Error;
 
 /// More mapped bytes than this that the caller skips are not fetched, at the price of a new request.
 const FAR: u64 = 8 << 20;
@@ -38,7 +38,8 @@ impl Parts {
             let stop = self.piece_at(at)?;
             let room = usize::try_from(stop - at).unwrap_or(usize::MAX).min(rest.len());
             let rest = rest.get_mut(..room).unwrap_or_default();
-            let piece = self.piece.as_ref().filter(|piece| piece.offset <= at);
+            let piece =
+                self.piece.as_ref().filter(|piece| (piece.offset..piece.end()).contains(&at));
             let count = match piece {
                 Some(piece) => piece.copy(at, rest),
                 // Not mapped, but the caller wants it.

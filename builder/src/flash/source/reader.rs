@@ -63,8 +63,7 @@ impl Reader {
                     }
                     (packing, ..) => {
                         let raw = packing == Packing::None;
-                        let read =
-                            move |at, buffer: &mut [u8]| again.read(at, until, buffer);
+                        let read = move |at, buffer: &mut [u8]| again.read(at, until, buffer);
                         let sizes = if raw { PIECES } else { PACKED };
                         let fetched = fetch(&place, sizes, expected, read)?;
                         let ahead = match raw {

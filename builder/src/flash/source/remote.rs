@@ -240,9 +240,8 @@ impl Remote {
         let Some(mirror) = self.mirrors.get_mut(self.current) else {
             return Err(End::Final(Error::Usage("no address was given".to_owned())));
         };
-        let changed = |what: String| {
-            End::Final(Error::Changed { place: mirror.url.clone(), offset, what })
-        };
+        let changed =
+            |what: String| End::Final(Error::Changed { place: mirror.url.clone(), offset, what });
         let until = match (until, self.size) {
             (Some(until), Some(size)) => Some(until.min(size)),
             (until, size) => until.or(size),

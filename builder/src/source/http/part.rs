@@ -54,9 +54,8 @@ impl Http {
         let response = self.call(url, &headers)?;
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let headers = response.headers();
-        let wrong = |why: &str| {
-            Fault::Final(Error::Wrong { url: url.to_owned(), why: why.to_owned() })
-        };
+        let wrong =
+            |why: &str| Fault::Final(Error::Wrong { url: url.to_owned(), why: why.to_owned() });
         let (found, size) = match partial {
             true => content_range(headers)
                 .ok_or_else(|| wrong("it sends a part of the file and does not say which"))?,
