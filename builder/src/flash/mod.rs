@@ -3,5 +3,6 @@
 pub mod device;
 pub mod engine;
 mod key;
+pub mod source;
 
 pub use key::Key;

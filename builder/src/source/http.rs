@@ -3,6 +3,10 @@
 //! A transfer goes on where it broke off, also in a later run, but only when the server says by
 //! ETag or date that the file is still the same one: two versions are never glued together.
 
+mod part;
+
+pub(crate) use part::Part;
+
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -21,7 +25,7 @@ const REDIRECTS: u32 = 5;
 /// Most bytes of a text (listing, manifest, list of digests) that are read.
 pub const TEXT_LIMIT: u64 = 16 << 20;
 /// Longest wait between two attempts, and longest that a server may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// How patient transfers are.
 #[derive(Debug, Clone)]
@@ -97,8 +101,11 @@ struct Notes {
     boot: String,
 }
 
-enum Fault {
+/// How an attempt ended.
+pub(crate) enum Fault {
+    /// Another one may go well; the server may have asked to wait.
     Again(String, Option<Duration>),
+    /// No other one would.
     Final(Error),
 }
 

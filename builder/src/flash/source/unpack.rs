@@ -1,0 +1,148 @@
+//! Unpackers, each a reader over a reader. Files of several members, frames or streams are read as
+//! one, as the tools that made them do.
+
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::GzDecoder;
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
+
+use super::magic::Packing;
+
+/// Largest window of zstd that is accepted, as its power of two: what `zstd -d` accepts.
+const WINDOW: u32 = 27;
+/// Most memory that the xz decoder may take, in bytes: `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
+
+/// Unpacks; what is not packed comes through as it is.
+///
+/// # Errors
+/// When the unpacker cannot be set up.
+pub fn unpacker<'a>(
+    packing: Packing,
+    from: impl BufRead + Send + 'a,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    Ok(match packing {
+        Packing::None => Box::new(from),
+        Packing::Gzip => Box::new(Gzip { member: Some(GzDecoder::new(from)), rest: None }),
+        Packing::Xz => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+            Box::new(XzDecoder::new_stream(from, stream))
+        }
+        Packing::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(from)?;
+            decoder.window_log_max(WINDOW)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// Members of gzip one after the other, with zeroes behind the last, as tapes have them and `gzip`
+/// allows: flate2's own reader of many members takes those for damage.
+struct Gzip<R> {
+    member: Option<GzDecoder<R>>,
+    rest: Option<R>,
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if let Some(member) = &mut self.member {
+                match member.read(buffer)? {
+                    0 => self.rest = self.member.take().map(GzDecoder::into_inner),
+                    count => return Ok(count),
+                }
+            }
+            let Some(rest) = &mut self.rest else { return Ok(0) };
+            let zeroes = rest.fill_buf()?.iter().take_while(|byte| **byte == 0).count();
+            rest.consume(zeroes);
+            if !rest.fill_buf()?.is_empty() && zeroes == 0 {
+                self.member = self.rest.take().map(GzDecoder::new);
+            } else if zeroes == 0 {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    /// Packed by the tool itself.
+    fn packed(tool: &str, bytes: &[u8]) -> Vec<u8> {
+        let mut command = Command::new(tool);
+        command.args(["-c", "-1", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut to = child.stdin.take().unwrap();
+        let bytes = bytes.to_vec();
+        let writer = std::thread::spawn(move || to.write_all(&bytes).unwrap());
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        assert!(output.status.success());
+        output.stdout
+    }
+
+    fn unpacked(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        unpacker(Packing::of_head(bytes), bytes)?.read_to_end(&mut all)?;
+        Ok(all)
+    }
+
+    #[test]
+    fn members_are_read_as_one() {
+        let (one, two) = (vec![7; 300_000], b"second".repeat(30_000));
+        let all = [&one[..], &two].concat();
+        for tool in ["zstd", "gzip", "xz"] {
+            let first = packed(tool, &one);
+            assert_ne!(Packing::of_head(&first), Packing::None);
+            let mut both = [first.clone(), packed(tool, &[]), packed(tool, &two)].concat();
+            assert_eq!(unpacked(&both).unwrap(), all, "{tool}");
+            // Cut off anywhere but between members, it is an error.
+            for cut in [3, 9, first.len() / 2, first.len() - 1, both.len() - 1, both.len() - 9] {
+                let error = unpacked(&both[..cut]);
+                if cut >= 6 {
+                    let error = error.unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{tool} {cut}: {error}");
+                }
+            }
+            let middle = first.len() / 2;
+            both[middle] ^= 0x55;
+            assert!(unpacked(&both).is_err(), "{tool}");
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_the_last_member() {
+        let plain = vec![7; 100_000];
+        for (tool, zeroes) in [("gzip", true), ("xz", true), ("zstd", false)] {
+            let mut packed = packed(tool, &plain);
+            packed.extend_from_slice(&[0; 512]);
+            assert_eq!(unpacked(&packed).ok(), zeroes.then(|| plain.clone()), "{tool}");
+            packed.extend_from_slice(b"garbage garbage garbage");
+            assert!(unpacked(&packed).is_err(), "{tool}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(
+            kind in 0usize..4, body in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let magic: [&[u8]; 4] =
+                [&[], &[0x28, 0xb5, 0x2f, 0xfd], &[0x1f, 0x8b, 8], &[0xfd, b'7', b'z', b'X', b'Z', 0]];
+            let bytes = [magic[kind], &body].concat();
+            // Little can come out of so little, but for runs.
+            let mut to = Vec::new();
+            if let Ok(reader) = unpacker(Packing::of_head(&bytes), &bytes[..]) {
+                let _ = reader.take(1 << 20).read_to_end(&mut to);
+            }
+        }
+    }
+}
