@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use headnode::image::Sink;
 use headnode::image::output::{BLOCK, Compression, ImageSink, Output, Written, packed};
 use headnode::image::pool::Pool;
 use headnode::image::qcow2::Qcow2;
 use headnode::image::vmdk::Vmdk;
-use headnode::image::Sink;
 use nix::sys::stat::{Mode, umask};
 use proptest::prelude::*;
 

@@ -54,6 +54,7 @@ enum Verb {
     Extract(extract::Args),
     #[command(hide = true)]
     FlashOpen(flash_open::Args),
+    Flash(Box<flash::Args>),
     Key(key::Args),
     Lab(lab::Args),
     Spec(spec::Args),
@@ -92,6 +93,7 @@ pub fn run() -> ExitCode {
         Verb::Diff(args) => diff::run(args),
         Verb::Extract(args) => extract::run(args),
         Verb::FlashOpen(args) => flash_open::run(&args),
+        Verb::Flash(args) => flash::run(*args),
         Verb::Key(args) => key::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Completion(args) => completion::run(&args, <Cli as clap::CommandFactory>::command()),
