@@ -10,6 +10,7 @@ pub mod extract;
 pub mod image;
 pub mod lab;
 pub mod manifest;
+pub mod personal;
 pub mod platform;
 pub mod progress;
 pub mod source;

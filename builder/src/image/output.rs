@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 
-use headnode_model::manifest::Range;
+use headnode_model::manifest::{Personal, Range};
 use sha2::{Digest, Sha256};
 
 use super::Sink;
@@ -17,6 +17,8 @@ use super::pool::Pool;
 /// The unit in which holes are found: a block of zeroes is not written. A multiple of the 4 KiB
 /// that bmap tools count in.
 pub const BLOCK: usize = 64 * 1024;
+// So that a personal part is a range of its own.
+const _: () = assert!(headnode_model::personal::SIZE.is_multiple_of(BLOCK));
 
 /// The longest range with a digest of its own: what has to be read to find damage, or written again
 /// when a key turns out to be bad there.
@@ -144,9 +146,12 @@ pub struct Output {
     offset: u64,
     /// Bytes that are used.
     mapped: u64,
-    ranges: Vec<Range>,
+    /// The ranges so far, each with its path when it is a personal part.
+    ranges: Vec<(Range, Option<String>)>,
     /// Where the range that is being written begins.
     range: Option<u64>,
+    /// The personal part that is being written.
+    personal: Option<String>,
     /// Blocks that the hashers have not got yet; they come before `hole`.
     piece: Vec<u8>,
     /// Zero bytes that they have not got yet.
@@ -192,6 +197,8 @@ pub struct Written {
     /// The used parts, in pieces of at most [`MAX_RANGE`] bytes. What lies between them is zeroes as
     /// well, but a disk need not have them.
     pub ranges: Vec<Range>,
+    /// The personal parts, which no range covers, each with its digest.
+    pub personal: Vec<Personal>,
     /// SHA-256 of the image, unpacked, in hex; when it was asked for.
     pub sha256: Option<String>,
 }
@@ -207,6 +214,7 @@ impl Output {
             mapped: 0,
             ranges: Vec::new(),
             range: None,
+            personal: None,
             piece: Vec::new(),
             hole: 0,
             hole_used: false,
@@ -255,13 +263,21 @@ impl Output {
             }
             None => None,
         };
-        for range in &mut self.ranges {
-            range.sha256 = begun(&mut self.hashers.ranges)?.next()?;
+        let (mut ranges, mut personal) = (Vec::new(), Vec::new());
+        for (range, path) in std::mem::take(&mut self.ranges) {
+            let Range { offset, length, .. } = range;
+            let sha256 = begun(&mut self.hashers.ranges)?.next()?;
+            match path {
+                Some(path) => {
+                    personal.push(Personal { path, offset, length, sha256: Some(sha256) });
+                }
+                None => ranges.push(Range { offset, length, sha256 }),
+            }
         }
         let files = self.sinks.into_iter().map(ImageSink::finish).collect::<io::Result<_>>()?;
         (self.progress)(self.offset);
-        let (size, mapped, ranges) = (self.offset, self.mapped, self.ranges);
-        Ok(Written { files, size, mapped, ranges, sha256 })
+        let (size, mapped) = (self.offset, self.mapped);
+        Ok(Written { files, size, mapped, ranges, personal, sha256 })
     }
 
     fn flush_block(&mut self) -> io::Result<()> {
@@ -338,7 +354,8 @@ impl Output {
             begun(&mut self.hashers.ranges)?.end()?;
             // Its digest comes at the end.
             let length = self.offset - offset;
-            self.ranges.push(Range { offset, length, sha256: String::new() });
+            let range = Range { offset, length, sha256: String::new() };
+            self.ranges.push((range, self.personal.clone()));
         }
         Ok(())
     }
@@ -373,9 +390,33 @@ impl Sink for Output {
     fn unused(&mut self, count: u64) -> io::Result<()> {
         self.nothing(count, Kind::Unused)
     }
+
+    fn begin_personal(&mut self, path: &str) -> io::Result<()> {
+        self.border(path)?;
+        if let Some(other) = self.personal.replace(path.to_owned()) {
+            return Err(io::Error::other(format!("{path} begins within {other}")));
+        }
+        Ok(())
+    }
+
+    fn end_personal(&mut self) -> io::Result<()> {
+        self.border("a personal part")?;
+        self.personal = None;
+        Ok(())
+    }
 }
 
 impl Output {
+    /// Ends the range that is being written; a block must not belong to two.
+    fn border(&mut self, what: &str) -> io::Result<()> {
+        if !self.block.is_empty() {
+            let at = self.position();
+            let why = format!("{what} begins or ends at byte {at}, within a block");
+            return Err(io::Error::other(why));
+        }
+        self.end_range()
+    }
+
     fn nothing(&mut self, mut count: u64, kind: Kind) -> io::Result<()> {
         while count > 0 {
             if self.block.is_empty() && count >= BLOCK as u64 {
@@ -440,6 +481,38 @@ mod tests {
         let mut hash = Sha256::new();
         hash.update(&bytes);
         assert_eq!(written.sha256, Some(hex(hash)));
+    }
+
+    #[test]
+    fn personal_parts_lie_between_ranges() {
+        let pool = Pool::new(1).unwrap();
+        let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
+        let mut out = Output::new(vec![raw], |_| ());
+        out.data(&[1; BLOCK]).unwrap();
+        for (path, byte) in [("a", 2), ("b", 3)] {
+            out.begin_personal(path).unwrap();
+            out.data(&[byte; BLOCK]).unwrap();
+            out.end_personal().unwrap();
+        }
+        out.data(&[4; BLOCK + 1]).unwrap();
+        assert!(out.begin_personal("c").is_err());
+        let written = out.finish().unwrap();
+        let sha256 = |byte: u8, count| hex(Sha256::new().chain_update(vec![byte; count]));
+        let block = BLOCK as u64;
+        let range = |offset, byte, count: usize| Range {
+            offset,
+            length: count as u64,
+            sha256: sha256(byte, count),
+        };
+        assert_eq!(written.ranges, [range(0, 1, BLOCK), range(3 * block, 4, BLOCK + 1)]);
+        let personal = |path: &str, offset, byte| Personal {
+            path: path.to_owned(),
+            offset,
+            length: block,
+            sha256: Some(sha256(byte, BLOCK)),
+        };
+        assert_eq!(written.personal, [personal("a", block, 2), personal("b", 2 * block, 3)]);
+        assert_eq!(written.mapped, 4 * block + 1);
     }
 
     #[test]
