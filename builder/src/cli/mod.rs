@@ -3,6 +3,7 @@
 pub mod build;
 pub mod cache;
 pub mod completion;
+pub mod customize;
 pub mod diff;
 pub mod extract;
 pub mod fetch;
@@ -12,6 +13,7 @@ pub mod key;
 pub mod lab;
 pub mod man;
 pub mod platform;
+pub mod site;
 pub mod spec;
 pub mod transfers;
 pub mod update;
@@ -49,6 +51,7 @@ enum Verb {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Diff(diff::Args),
+    Customize(customize::Args),
     Extract(extract::Args),
     Key(key::Args),
     Lab(lab::Args),
@@ -86,6 +89,7 @@ pub fn run() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Customize(args) => customize::run(args),
         Verb::Extract(args) => extract::run(args),
         Verb::Key(args) => key::run(args),
         Verb::Lab(args) => lab::run(args),

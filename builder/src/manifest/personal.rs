@@ -52,7 +52,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// Looks at a personal part. The inner error is what is wrong with it.
+/// Looks at a personal part of an image. The inner error is what is wrong with it.
 ///
 /// # Errors
 /// When the image cannot be read.
@@ -61,35 +61,36 @@ pub fn look(
     manifest: &Manifest,
     place: &Personal,
 ) -> io::Result<Result<Part, String>> {
-    let Personal { path, offset, length, sha256 } = place;
-    let end = offset.saturating_add(*length);
+    let end = place.offset.saturating_add(place.length);
     if end > disk.size {
         return Ok(Err(format!("the image ends before byte {end}")));
     }
-    let bytes = image::read(&disk.file, place)?;
-    let built = sha256.as_deref() == Some(hex(Sha256::new().chain_update(&bytes)).as_str());
-    let Some(kind) = Kind::of_path(path) else {
+    Ok(judge(manifest, place, &image::read(&disk.file, place)?))
+}
+
+/// Judges the bytes of a personal part.
+///
+/// # Errors
+/// What is wrong with them. No secret is told.
+pub fn judge(manifest: &Manifest, place: &Personal, bytes: &[u8]) -> Result<Part, String> {
+    let Personal { path, offset, length, sha256 } = place;
+    let found = hex(Sha256::new().chain_update(bytes));
+    let built = sha256.as_ref().is_some_and(|sha256| *sha256 == found);
+    let (state, holds) = match Kind::of_path(path) {
+        Some(kind) => match Held::read(kind, bytes, os(manifest)) {
+            Ok(Held::Blank) => (State::Blank, None),
+            Ok(Held::Filled(holds)) if built => (State::AsBuilt, Some(holds)),
+            Ok(Held::Filled(holds)) => (State::Personal, Some(holds)),
+            // A build takes what it is given.
+            Err(why) if built => (State::AsBuilt, Some(why)),
+            Err(why) => return Err(why),
+        },
         // Of a newer version.
-        let part = || Part {
-            path: path.clone(),
-            offset: *offset,
-            length: *length,
-            state: State::AsBuilt,
-            holds: None,
-        };
-        let why = "it is not as built, and this program does not know what it may hold";
-        return Ok(if built { Ok(part()) } else { Err(why.to_owned()) });
+        None if built => (State::AsBuilt, None),
+        None => {
+            let why = "it is not as built, and this program does not know what it may hold";
+            return Err(why.to_owned());
+        }
     };
-    let held = match Held::read(kind, &bytes, os(manifest)) {
-        Ok(held) => held,
-        // The build takes what it is given.
-        Err(why) if built => Held::Filled(why),
-        Err(why) => return Ok(Err(why)),
-    };
-    let (state, holds) = match held {
-        Held::Blank => (State::Blank, None),
-        Held::Filled(holds) if built => (State::AsBuilt, Some(holds)),
-        Held::Filled(holds) => (State::Personal, Some(holds)),
-    };
-    Ok(Ok(Part { path: path.clone(), offset: *offset, length: *length, state, holds }))
+    Ok(Part { path: path.clone(), offset: *offset, length: *length, state, holds })
 }

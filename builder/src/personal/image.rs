@@ -16,11 +16,12 @@ const MAX_PART: u64 = 16 << 20;
 
 /// Checks that the image is the one that the manifest describes, as far as it matters for
 /// overwriting: its size and partitions, and that each personal part is the file of that name, at that
-/// place. Another image's manifest must not put anything into the midst of a file.
+/// place. Another image's manifest must not put anything into the midst of a file. Gives the
+/// manifest's description of the image.
 ///
 /// # Errors
 /// What differs.
-pub fn check(contents: &Contents, manifest: &Manifest) -> Result<(), String> {
+pub fn check<'a>(contents: &Contents, manifest: &'a Manifest) -> Result<&'a Image, String> {
     let Some(image) = &manifest.image else {
         return Err(
             "the manifest does not say where anything lies on the disk: it is the one from a \
@@ -50,7 +51,7 @@ pub fn check(contents: &Contents, manifest: &Manifest) -> Result<(), String> {
             return Err(format!("it has no partition at sector {}", partition.start));
         }
     }
-    Ok(())
+    Ok(image)
 }
 
 /// Where a file lies when it lies in one piece: offset and length in bytes.
