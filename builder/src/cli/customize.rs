@@ -11,7 +11,7 @@ use headnode_model::manifest::{Image, Manifest};
 use serde_json::{Value, json};
 
 use super::interrupt;
-use super::site;
+use super::site::SiteArgs;
 use crate::contents::Contents;
 use crate::image::output::Compression;
 use crate::image::reader::{Form, ImageFile};
@@ -47,7 +47,7 @@ pub struct Args {
     /// The image: raw
     image: PathBuf,
     #[command(flatten)]
-    site: site::Args,
+    site: SiteArgs,
     /// Make blank what is not given
     #[arg(long)]
     clear: bool,

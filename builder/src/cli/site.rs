@@ -8,7 +8,7 @@ use crate::spec::Console;
 
 /// Options that say what a site wants of an image.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Args {
+pub struct SiteArgs {
     /// Answers to first boot's questions; their passwords are stored as hashes
     #[arg(long, value_name = "FILE")]
     pub answers: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub struct Args {
     pub console: Option<Console>,
 }
 
-impl Args {
+impl SiteArgs {
     /// What is wanted; `clear` tells whether everything else is made blank.
     pub fn site(self, clear: bool) -> Site {
         Site {
