@@ -182,7 +182,7 @@ fn a_release_engineer_s_wishes_reach_the_key() {
 
     let menu = String::from_utf8(on_fat(&image, GRUB_ROOT, "/boot/grub/grub.cfg")).unwrap();
     let start = "start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,\
-        hostname=headnode1,console=$console";
+        hostname=headnode1,console=text";
     assert!(menu.contains(start), "{menu}");
     assert!(menu.contains("\nset default=vga\nset console=text\n"), "{menu}");
     assert!(menu.contains("Roll back to 20250601T120000Z"), "{menu}");
