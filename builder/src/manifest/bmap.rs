@@ -53,12 +53,9 @@ pub enum Error {
     },
 }
 
-/// The map of an image: its ranges, and its personal parts as ranges of their own. One without a
-/// digest is written by who copies the image, but not checked.
-///
-/// # Errors
-/// When a range does not consist of whole blocks.
-pub fn of_image(image: &Image) -> Result<String, Error> {
+/// All parts of an image that a disk must have, sorted by offset: its ranges, and its personal parts.
+/// One of these without a digest holds something private.
+pub fn parts(image: &Image) -> Vec<Mapped> {
     let mut parts: Vec<Mapped> = image.ranges.iter().map(Mapped::from).collect();
     parts.extend(image.personal.iter().map(|part| Mapped {
         offset: part.offset,
@@ -66,7 +63,16 @@ pub fn of_image(image: &Image) -> Result<String, Error> {
         sha256: part.sha256.clone(),
     }));
     parts.sort_by_key(|part| part.offset);
-    text(image.size, &parts)
+    parts
+}
+
+/// The map of an image: its ranges, and its personal parts as ranges of their own. One without a
+/// digest is written by who copies the image, but not checked.
+///
+/// # Errors
+/// When a range does not consist of whole blocks.
+pub fn of_image(image: &Image) -> Result<String, Error> {
+    text(image.size, &parts(image))
 }
 
 /// The map of an image of `size` bytes with these parts, sorted and not overlapping.
