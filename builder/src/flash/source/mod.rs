@@ -90,7 +90,7 @@ impl std::fmt::Debug for Source {
 /// Where the file lies.
 enum Input {
     Local(Opened),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Source {
@@ -124,7 +124,7 @@ impl Source {
                 let trouble = options.trouble.clone();
                 let (remote, head) = Remote::open(http.clone(), urls, trouble, HEAD)?;
                 let places = remote.urls().map(|url| Place::Url(url.to_owned())).collect();
-                (Input::Remote(remote), head, places)
+                (Input::Remote(Box::new(remote)), head, places)
             }
         };
         let packing = Packing::of_head(&head);
