@@ -232,6 +232,25 @@ fn lies_and_garbage() {
 }
 
 #[test]
+fn pages_instead_of_404_describe_nothing() {
+    let world = World::new();
+    world.server.put("/bare.img", world.made.bytes.clone());
+    for end in [".manifest.json", ".bmap", ".sha256"] {
+        world.server.put(&format!("/bare.img{end}"), "\n<!doctype HTML><html>Not found</html>");
+    }
+    let error = open(world.url("/bare.img"), &options()).unwrap_err();
+    assert!(matches!(error, Error::Unverified { .. }), "{error}");
+    let list = format!("{}  bare.img\n", headnode::source::digest::sha256(&world.made.bytes));
+    world.server.put("/SHA256SUMS", list);
+    let source = open(world.url("/bare.img"), &options()).unwrap();
+    assert!(matches!(source.trust(), Trust::Sums { .. }));
+    assert!(same(&flashed(&source).unwrap(), &world.made.bytes));
+    world.server.put("/bare.img", vec![7; 100_000]);
+    let error = flashed(&open(world.url("/bare.img"), &options()).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Digest { .. }), "{error}");
+}
+
+#[test]
 fn redirects_are_followed() {
     let world = World::new();
     world.server.redirect("/new.img", RAW);

@@ -112,7 +112,7 @@ pub(super) fn describe(
     // The digest of a raw image would need all of it to be read, and the ranges' own say as much.
     let digested = described.map.as_ref().is_some_and(Map::is_digested);
     if !digested || packed || options.sums.is_some() {
-        sums_of(&mut described, &mut finder, packed && digested)?;
+        sums_of(&mut described, &mut finder)?;
         if !digested && let Some(of) = described.file.as_ref().or(described.content.as_ref()) {
             described.identity = Some(format!("sums:{}{}", of.sha256, described.map_identity));
         }
@@ -130,12 +130,8 @@ pub(super) fn describe(
     Ok(described)
 }
 
-/// Takes what lists of digests say. `lenient`: a list that has not the image is as good as none.
-fn sums_of(
-    described: &mut Described,
-    finder: &mut Finder<'_, '_>,
-    lenient: bool,
-) -> Result<(), Error> {
+/// Takes what lists of digests say.
+fn sums_of(described: &mut Described, finder: &mut Finder<'_, '_>) -> Result<(), Error> {
     let whole = |suffix: &'static str| move |name: &str| format!("{name}{suffix}");
     let own = [".sha256", ".sha256sum", ".SHA256SUMS"].map(whole);
     let stem = |name: &str| format!("{}.SHA256SUMS", stem_of(unpacked(name)));
@@ -165,7 +161,7 @@ fn sums_of(
             false => sums::find(&list, bare).map_err(wrong)?,
         };
         if of_file.is_none() && of_content.is_none() {
-            if explicit.is_some() && !lenient {
+            if explicit.is_some() {
                 return Err(wrong(format!("it does not list {name}")));
             }
             continue;

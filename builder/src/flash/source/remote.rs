@@ -109,6 +109,11 @@ impl Remote {
         self.mirrors.get(self.current).map_or("", |mirror| &mirror.url)
     }
 
+    /// Whether the server in use sends parts of the file.
+    pub fn sends_parts(&self) -> bool {
+        self.mirrors.get(self.current).is_some_and(|mirror| mirror.parts == Some(true))
+    }
+
     /// Those that have not failed for good, the one in use first.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         let (before, from) = self.mirrors.split_at(self.current.min(self.mirrors.len()));
