@@ -123,6 +123,19 @@ fn silence_is_left() {
 }
 
 #[test]
+fn servers_that_send_little_at_once() {
+    let world = World::new();
+    world.server.always(RAW, Fault::Cap(10_000));
+    world.flash(RAW).unwrap();
+    assert!(world.server.gets(RAW).len() > 500);
+    world.server.put(ZST, zst(&world.made));
+    world.server.always(ZST, Fault::Cap(10_000));
+    let source = open(world.url(ZST), &options()).unwrap();
+    world.server.fail(ZST, [Fault::Drop(1_000_000)]);
+    assert!(same(&flashed(&source).unwrap(), &world.made.bytes));
+}
+
+#[test]
 fn servers_without_ranges() {
     for path in [RAW, ZST] {
         let world = World::new();

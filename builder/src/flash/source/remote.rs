@@ -292,7 +292,13 @@ impl Remote {
             let what = "empty".to_owned();
             return Err(End::Final(Error::NoImage { place: mirror.url.clone(), what }));
         }
-        let end = if part.partial { end.or(self.size) } else { self.size };
+        let end = match part.partial {
+            true => {
+                let told = part.length.map(|length| part.start.saturating_add(length));
+                told.into_iter().chain(end.or(self.size)).min()
+            }
+            false => self.size,
+        };
         // A file shorter than what was asked of it.
         let end = end.map(|end| self.size.map_or(end, |size| end.min(size)));
         Ok(Body { at: part.start, part, end })
