@@ -99,7 +99,7 @@ fn the_installer_s_ramdisk_holds_what_it_looks_for() {
     ] {
         assert!(found[path] == node, "{path}");
     }
-    assert_eq!(found.len(), before.len() + 6);
+    assert_eq!(found.len(), before.len() + 7);
     // The disc's archive has what the key has, and the platform as it came.
     let list = run("tar", &["-tzf", text(&out.join("fulliso.tgz"))]);
     assert!(list.contains("scripts/lib/more.sh\n") && !list.contains("isourl.txt"), "{list}");

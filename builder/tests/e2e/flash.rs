@@ -47,7 +47,15 @@ fn e2e_flash_a_key_that_was_pulled_out_goes_on_and_then_boots() {
     let zstd =
         Command::new("zstd").args(["-q", "-f", "-3"]).arg(&raw).arg("-o").arg(&packed).status();
     assert!(zstd.unwrap().success());
-    copy_to(&dc, &[&program, &packed, &manifest]);
+    // The key becomes another site's while it is written.
+    let site = work.path().join("site");
+    let keygen = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&site)
+        .status();
+    assert!(keygen.unwrap().success());
+    let public = site.with_extension("pub");
+    copy_to(&dc, &[&program, &packed, &manifest, &public]);
 
     // The disk under the pool and the key that the machine runs from are refused, with their names.
     let flash = "cd /var/tmp && ./headnode flash good.img.zst";
@@ -85,11 +93,13 @@ fn e2e_flash_a_key_that_was_pulled_out_goes_on_and_then_boots() {
     drop(dc);
 
     // The lab takes any file for a key.
-    let boots = Options {
-        firmware: Firmware::Uefi,
-        disks: vec![8 << 30],
-        ..options("good.img", "flashed")
-    };
-    let dc = Datacenter::up(&Options { image: stick.clone(), ..boots });
+    let mut boots = options("good.img", "flashed");
+    (boots.image, boots.firmware) = (stick.clone(), Firmware::Uefi);
+    (boots.disks, boots.ssh_key) = (vec![8 << 30], Some(site));
+    let dc = Datacenter::up(&boots);
     dc.wait("headnode", r"manifest_verified: done", BOOT);
+    dc.wait("headnode", "headnode setup complete", BOOT);
+    dc.lab.machine("headnode").wait_ssh(BOOT).unwrap();
+    let keys = dc.headnode("cat /root/.ssh/authorized_keys");
+    assert_eq!(keys, std::fs::read_to_string(public).unwrap());
 }
