@@ -15,18 +15,10 @@ use headnode::image::qcow2::Qcow2;
 use headnode::image::vmdk::Vmdk;
 use headnode::image::{Content, Sink};
 
-fn noise(seed: u32, size: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> = (0..size.div_ceil(4)).flat_map(|_| next()).collect();
-    bytes.truncate(size);
-    bytes
-}
+#[path = "../tests/support/noise.rs"]
+mod noise;
+
+use noise::noise;
 
 fn main() {
     let dir = tempfile::tempdir().unwrap();

@@ -15,6 +15,11 @@ use headnode::image::vmdk::Vmdk;
 use nix::sys::stat::{Mode, umask};
 use proptest::prelude::*;
 
+#[path = "support/noise.rs"]
+mod noise;
+
+use noise::noise;
+
 const NAMES: [&str; 5] = ["a.img", "a.img.zst", "a.img.gz", "a.qcow2", "a.vmdk"];
 
 fn run(program: &str, args: &[&str]) -> String {
@@ -41,19 +46,6 @@ enum Part {
     Text(usize),
     /// Bytes that do not.
     Noise(usize),
-}
-
-fn noise(seed: u32, size: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> = (0..size.div_ceil(4)).flat_map(|_| next()).collect();
-    bytes.truncate(size);
-    bytes
 }
 
 /// Makes all formats in a folder; the size becomes a multiple of 512.

@@ -10,6 +10,11 @@ use std::process::{Command, Output};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
+#[path = "noise.rs"]
+mod noise;
+
+pub use noise::noise;
+
 /// The root password of the platforms made here.
 pub const PASSWORD: &str = "Aek1ohtheiSecret";
 
@@ -41,16 +46,6 @@ pub fn probe(dir: &Path) -> Vec<u8> {
     let out = dir.join("probe");
     run(text(&tree().join("firmware/probe/build")), &[text(&out)]);
     fs::read(out).unwrap()
-}
-
-/// Content that does not compress, the same in every run.
-pub fn noise(seed: u32, size: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    (0..size).map(|_| next()).collect()
 }
 
 /// The text of a `.hash` file.

@@ -10,6 +10,11 @@ use std::process::{Command, Output};
 use headnode::image::Content;
 use headnode::image::ufs::Entry;
 
+#[path = "noise.rs"]
+mod noise;
+
+pub use noise::noise;
+
 /// What is wrong makes illumos refuse the file system: `fs_state` is this less `fs_time`.
 const OKAY: u32 = 0x7c26_9d38;
 const SUPER: usize = 8192;
@@ -22,16 +27,6 @@ pub type Found = BTreeMap<String, (u16, Vec<u8>)>;
 fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).output();
     output.unwrap_or_else(|error| panic!("{program}: {error}; ci/setup --test installs it"))
-}
-
-/// Content that tells where it came from.
-pub fn noise(seed: u32, size: usize) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    (0..size).map(|_| next()).collect()
 }
 
 /// A file to be added.
