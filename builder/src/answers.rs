@@ -47,24 +47,75 @@ pub enum Passwords {
     Clear,
 }
 
-/// The bytes of `private/answers.json` for the answers file `path`.
-///
-/// `seed` is what the salts follow from: it must be the same for the same image, differ from one
-/// image to the next, and hold nothing secret; the digest of the image's other files is all three.
+/// An answers file that was read.
+#[derive(Clone)]
+pub struct File {
+    path: PathBuf,
+    text: Vec<u8>,
+    answers: Answers,
+}
+
+impl File {
+    /// Reads an answers file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no JSON object.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let path = path.to_owned();
+        let text = std::fs::read(&path);
+        let text = text.map_err(|source| Error::Read { path: path.clone(), source })?;
+        match Answers::parse(&text) {
+            Ok(answers) => Ok(Self { path, text, answers }),
+            Err(source) => Err(Error::Syntax { path, source }),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The answers as they were given.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    /// The content of `private/answers.json`.
+    ///
+    /// `seed` is what the salts follow from: it must be the same for the same image, differ from one
+    /// image to the next, and hold nothing secret; the digest of the image's other files is all three.
+    ///
+    /// # Errors
+    /// When the passwords cannot be used.
+    pub fn stored(&self, passwords: Passwords, seed: &[u8]) -> Result<Vec<u8>, Error> {
+        if passwords == Passwords::Clear {
+            return Ok(self.text.clone());
+        }
+        let path = || self.path.clone();
+        let sealed =
+            seal(&self.answers, seed).map_err(|source| Error::Secrets { path: path(), source })?;
+        let text = sealed.answers.text();
+        text.map_err(|error| Error::Syntax { path: path(), source: error.into() })
+    }
+
+    /// Why SmartOS' own scripts have no use for it, with its passwords put into an image in this way.
+    pub fn useless_on_smartos(&self, passwords: Passwords) -> Option<String> {
+        (passwords == Passwords::Hashed).then(|| {
+            format!(
+                "the answers file {}: SmartOS' own scripts read the passwords in clear. Give \
+                 --clear-answers to put them on the key so, or leave the file out",
+                self.path.display()
+            )
+        })
+    }
+}
+
+/// The content of `private/answers.json` for the answers file `path`, see [`File::stored`].
 ///
 /// # Errors
 /// When the file cannot be used.
 pub fn read(path: &Path, passwords: Passwords, seed: &[u8]) -> Result<Vec<u8>, Error> {
-    let text =
-        std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let syntax = |source| Error::Syntax { path: path.to_owned(), source };
-    let answers = Answers::parse(&text).map_err(syntax)?;
-    if passwords == Passwords::Clear {
-        return Ok(text);
-    }
-    let sealed =
-        seal(&answers, seed).map_err(|source| Error::Secrets { path: path.to_owned(), source })?;
-    sealed.answers.text().map_err(|error| syntax(error.into()))
+    File::read(path)?.stored(passwords, seed)
 }
 
 #[cfg(test)]

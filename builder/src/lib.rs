@@ -11,6 +11,7 @@ pub mod flash;
 pub mod image;
 pub mod lab;
 pub mod manifest;
+pub mod personal;
 pub mod platform;
 pub mod progress;
 pub mod source;

@@ -203,7 +203,11 @@ fn bmaptool_copies_by_the_map_and_finds_damage() {
     // The last block of the map is not whole.
     out.data(&[3; 512 * 3]).unwrap();
     let written = out.finish().unwrap();
-    let map = bmap::text(written.size, &written.ranges).unwrap();
+    let map = bmap::text(
+        written.size,
+        &written.ranges.iter().map(bmap::Mapped::from).collect::<Vec<_>>(),
+    )
+    .unwrap();
     fs::write(folder.join("a.bmap"), &map).unwrap();
     let copy = ["copy", "--bmap", "a.bmap", "a.img", "copy.img"];
     let said = run(folder, "bmaptool", &copy);

@@ -185,3 +185,26 @@ fn a_disc_for_the_illumos_loader_has_all_that_it_is_told_of() {
         assert!(conf.lines().any(|found| found == line), "{line} is not in\n{conf}");
     }
 }
+
+#[test]
+fn the_illumos_loader_is_told_the_site_s_console() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = support::probe(dir.path());
+    let new = platform(dir.path(), NEW, &kernel, &noise(1, 100_000));
+    let (boot, ..) = loader(dir.path());
+    let image = dir.path().join("a.img");
+    built(&image, &["--platform", text(&new), "--boot", text(&boot), "--size", "4gb"]);
+    let path = "/boot/loader.conf.local";
+    // It reads that file by itself, behind loader.conf; blank lines are nothing to it.
+    let blank = on_fat(&image, ILLUMOS_ROOT, path);
+    assert_eq!((blank.len(), blank.iter().all(|byte| *byte == b'\n')), (64 << 10, true));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_headnode"))
+        .args(["customize", text(&image), "--in-place", "--console", "ttyS1"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(on_fat(&image, ILLUMOS_ROOT, path)).unwrap();
+    assert_eq!(told.trim_end(), "console=\"ttyb,text\"\nos_console=\"ttyb\"");
+    fsck(&image, ILLUMOS_ROOT, 3_720_347_648);
+    verify(&image);
+}

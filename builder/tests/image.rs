@@ -277,6 +277,48 @@ fn names() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
+    fn personal_parts_have_their_places_in_any_tree(
+        sizes in proptest::collection::vec(0usize..40_000, 0..30),
+        slots in 1usize..5,
+        start in 0u32..4,
+        sectors in prop_oneof![Just(69_000u64), Just(300_000), Just(1_300_000)],
+    ) {
+        let mut files: Vec<(String, Content)> = sizes
+            .iter()
+            .enumerate()
+            .map(|(at, size)| (format!("{at}/file"), vec![at as u8; *size].into()))
+            .collect();
+        let slot = |at: usize| vec![b'a' + at as u8; headnode_model::personal::SIZE];
+        files.extend((0..slots).map(|at| (format!("{at}/slot"), Content::Personal(slot(at).into()))));
+        let hidden = start * 128;
+        let format = |hidden| Format { label: "TEST".into(), id: 1, sectors, hidden, time: 0 };
+        let plan = Plan::new(format(hidden), files.clone()).unwrap();
+        for (path, offset, _) in plan.places().filter(|(path, ..)| path.ends_with("slot")) {
+            let on_disk = offset + u64::from(hidden) * 512;
+            prop_assert!(on_disk.is_multiple_of(64 << 10), "{} at {}", path, on_disk);
+        }
+        let mut bytes = Vec::new();
+        plan.write(&mut bytes).unwrap();
+        prop_assert_eq!(bytes.len() as u64, sectors * 512);
+        let dir = tempfile::tempdir().unwrap();
+        let (fat, out) = (dir.path().join("fat"), dir.path().join("out"));
+        fs::write(&fat, &bytes).unwrap();
+        run("fsck.fat", &["-n", text(&fat)]);
+        fs::create_dir(&out).unwrap();
+        run("mcopy", &["-s", "-n", "-Q", "-i", text(&fat), "::*", text(&out)]);
+        for (path, content) in &files {
+            let mut expected = Vec::new();
+            content.open().unwrap().read_to_end(&mut expected).unwrap();
+            prop_assert!(fs::read(out.join(path)).unwrap() == expected, "{}", path);
+        }
+        // A volume that begins within a cluster cannot have them.
+        if plan.geometry().cluster > 1 {
+            let refused = Plan::new(format(hidden + 1), files).map(|_| ()).unwrap_err().to_string();
+            prop_assert!(refused.contains("multiple of 64 KiB"), "{}", refused);
+        }
+    }
+
+    #[test]
     fn a_random_tree_is_read_back_by_mtools(
         tree in proptest::collection::vec(
             (proptest::collection::vec(names(), 1..4), 0usize..9000), 0..60),

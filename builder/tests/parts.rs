@@ -139,7 +139,7 @@ fn one_of_several_platforms_boots_by_default() {
     let image = built(dir.path(), &spec, &[]);
     let menu = menu(&image);
     let line = |text: &str| menu.lines().position(|line| line.contains(text)).unwrap();
-    assert!(menu.contains("set default=serial"), "{menu}");
+    assert!(menu.contains("\nset default=serial\n"), "{menu}");
     assert!(line("\"Headnode 20260101T000000Z, serial") < line("Roll back to 20250601T120000Z"));
     assert!(line("Roll back to 20250601T120000Z") < line("\"Headnode 20240601T120000Z\""));
     let manifest = support::manifest(&image);
@@ -205,7 +205,6 @@ fn every_serial_port_reaches_the_menu_of_a_linux_headnode() {
     let parts = Parts::new(1000);
     let image = parts.dir.path().join("a.img");
     let spec = parts.dir.path().join("build.spec");
-    let both = |first: &str, last: &str| format!("console={first} console={last}");
     for (wishes, default, unit, serial) in [
         (json!({}), "serial", 0, "ttyS0"),
         (json!({"console": "ttyb"}), "serial", 1, "ttyS1"),
@@ -217,14 +216,14 @@ fn every_serial_port_reaches_the_menu_of_a_linux_headnode() {
         fs::write(&spec, wishes.to_string()).unwrap();
         parts.build(&image, &["--spec", text(&spec), "--format", "tar"]);
         let menu = menu_in_tar(&image);
-        let port = format!("{serial},115200n8");
-        let wanted = if default == "vga" { both(&port, "tty0") } else { both("tty0", &port) };
         for line in [
-            format!("if serial --unit={unit} --speed=115200; then"),
             format!("set default={default}"),
-            format!("    start {}", both("tty0", &port)),
-            format!("    start {}", both(&port, "tty0")),
-            format!("    start noimport=true {wanted}"),
+            format!("set port={serial}"),
+            format!("set unit={unit}"),
+            "if serial --unit=$unit --speed=115200; then".to_owned(),
+            "    start console=tty0 console=$port,115200n8".to_owned(),
+            "    start console=$port,115200n8 console=tty0".to_owned(),
+            "    start noimport=true $consoles".to_owned(),
         ] {
             assert!(menu.lines().any(|found| found == line), "{wishes}: {line} is not in\n{menu}");
         }
@@ -256,16 +255,16 @@ fn every_serial_port_reaches_smartos() {
         let menu = menu_in_tar(&built(dir.path(), &wishes, &["--format", "tar"]));
         let unit = ["ttya", "ttyb", "ttyc", "ttyd"].iter().position(|port| *port == serial);
         for line in [
-            format!("if serial --unit={} --speed=115200; then", unit.unwrap()),
+            format!("set unit={}", unit.unwrap()),
+            format!("set port={serial}"),
+            format!("set console={console}"),
             format!("set default={}", if console == "text" { "vga" } else { "serial" }),
-            format!(
-                "    start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,\
-                 console={serial}"
-            ),
-            format!(
-                "    start 20260101t000000z efi hash -v -B headnode=true,smt_enabled=true,\
-                 console={console}"
-            ),
+            "if serial --unit=$unit --speed=115200; then".to_owned(),
+            "    start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,console=$port"
+                .to_owned(),
+            "    start 20260101t000000z efi hash -v -B headnode=true,smt_enabled=true,\
+             console=$console"
+                .to_owned(),
         ] {
             assert!(menu.lines().any(|found| found == line), "{wishes}: {line} is not in\n{menu}");
         }

@@ -72,14 +72,17 @@ fn a_key_for_grub_holds_what_smartos_looks_for() {
 
     let menu = String::from_utf8(on_fat(&image, GRUB_ROOT, "/boot/grub/grub.cfg")).unwrap();
     for line in [
-        "    start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,console=ttyb",
+        "    start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,console=$port",
         "    start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,console=text",
-        "    start 20250601t120000z efi hash -B headnode=true,smt_enabled=true,console=ttyb",
-        "    start 20260101t000000z efi nohash -B headnode=true,smt_enabled=true,console=ttyb,noimport=true",
-        "    start 20260101t000000z efi hash -v -B headnode=true,smt_enabled=true,console=ttyb",
-        "    start 20260101t000000z efi hash -k -d -B headnode=true,smt_enabled=true,console=ttyb",
+        "    start 20250601t120000z efi hash -B headnode=true,smt_enabled=true,console=$console",
+        "    start 20260101t000000z efi nohash -B headnode=true,smt_enabled=true,console=$console,noimport=true",
+        "    start 20260101t000000z efi hash -v -B headnode=true,smt_enabled=true,console=$console",
+        "    start 20260101t000000z efi hash -k -d -B headnode=true,smt_enabled=true,console=$console",
         "menuentry \"Roll back to 20250601T120000Z\" --id rollback {",
-        "if serial --unit=1 --speed=115200; then",
+        "set console=ttyb",
+        "set port=ttyb",
+        "set unit=1",
+        "if serial --unit=$unit --speed=115200; then",
         // Unlike Triton's fresh key: nothing changes this menu when the headnode is set up.
         "set default=serial",
         "menuentry \"Compute node: boot from the network\" --id network {",
@@ -181,7 +184,7 @@ fn a_release_engineer_s_wishes_reach_the_key() {
     let start = "start 20260101t000000z efi hash -B headnode=true,smt_enabled=true,\
         hostname=headnode1,console=text";
     assert!(menu.contains(start), "{menu}");
-    assert!(menu.contains("set default=vga"), "{menu}");
+    assert!(menu.contains("\nset default=vga\nset console=text\n"), "{menu}");
     assert!(menu.contains("Roll back to 20250601T120000Z"), "{menu}");
     assert!(!menu.to_lowercase().contains("20260202t000000z"), "{menu}");
     let environment = on_fat(&image, GRUB_ROOT, "/boot/smartos.env");

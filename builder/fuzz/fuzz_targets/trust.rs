@@ -1,4 +1,4 @@
-//! Reads keys, signatures, MBRs, lists of parts and answers made of the fuzzer's bytes: nothing may
+//! Reads keys, signatures, MBRs, lists of parts, answers and personal parts made of the fuzzer's bytes: nothing may
 //! panic, hang or take memory without bound, and no signature may hold.
 #![no_main]
 
@@ -7,7 +7,9 @@ use std::io::Cursor;
 use headnode::contents::mbr;
 use headnode::manifest::sbom::{Crate, DebianPackage, ZoneImage};
 use headnode::manifest::signature::{PublicKey, SecretKey, Signature};
+use headnode::personal::held::Held;
 use headnode_model::answers::{Answers, seal};
+use headnode_model::personal::Part;
 use libfuzzer_sys::fuzz_target;
 
 const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
@@ -20,6 +22,14 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = DebianPackage::list(data);
     let _ = ZoneImage::parse(data);
+    for part in Part::ALL {
+        // Blank is what holds nothing, and nothing else.
+        if let Ok(filled) = part.fill(data)
+            && let Ok(held) = Held::read(part, &filled, None)
+        {
+            assert_eq!(held == Held::Blank, part.is_blank(&filled));
+        }
+    }
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = Crate::list(data, text, &["x"]);
     let _ = PublicKey::parse(text);

@@ -178,15 +178,16 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
     }
     let passwords = if spec.clear_answers { Passwords::Clear } else { Passwords::Hashed };
     if let Some(path) = spec.answer_file.as_ref().filter(|path| path.is_file()) {
-        // Any salt will do to see whether they are in order.
-        if let Err(error) = answers::read(path, passwords, &[]) {
-            missing.say(error.to_string());
-        } else if kind == Kind::SmartOs && passwords == Passwords::Hashed {
-            missing.say(format!(
-                "the answers file {}: SmartOS' own scripts read the passwords in clear. Give \
-                 --clear-answers to put them on the key so, or leave the file out",
-                path.display()
-            ));
+        match answers::File::read(path) {
+            Err(error) => missing.say(error.to_string()),
+            Ok(file) => {
+                let useless = file.useless_on_smartos(passwords).filter(|_| kind == Kind::SmartOs);
+                // Any salt will do to see whether they are in order.
+                match file.stored(passwords, &[]) {
+                    Err(error) => missing.say(error.to_string()),
+                    Ok(_) => useless.into_iter().for_each(|problem| missing.say(problem)),
+                }
+            }
         }
     }
     let Missing { problems, mut packages } = missing;

@@ -7,11 +7,13 @@ use anyhow::{Context, bail};
 use headnode_model::manifest::Platform as ManifestPlatform;
 use headnode_model::manifest::{FORMAT, Manifest};
 use headnode_model::paths;
+use headnode_model::personal::Part;
 use sha2::Digest;
 
 use super::ipxe::{self, Ipxe};
 use super::loader::{self as boot_loader, Loader};
 use super::menu::{self, ENVIRONMENT};
+use super::slots::Slots;
 use super::{Inputs, MANIFEST_CFG, VERSION, bundles};
 use crate::answers;
 use crate::boot::smartos::Property;
@@ -66,7 +68,8 @@ pub(super) struct Key {
     pub manifest: Manifest,
     /// SHA-256 of the manifest on the key, in hex.
     pub manifest_sha256: String,
-    /// SHA-256 over all content, the loader's parts included; identifiers are derived from it.
+    /// SHA-256 over all content but the personal parts', the loader's parts included; identifiers are
+    /// derived from it.
     pub digest: [u8; 32],
 }
 
@@ -98,8 +101,9 @@ pub(super) fn lay_out(
     for (path, file) in sources.software.iter().flat_map(|(_, bundles)| bundles) {
         tree.add(*path, of_file(file)?)?;
     }
+    let mut slots = Slots::new(loader);
     if let Some(keys) = &inputs.authorized_keys {
-        tree.add(paths::AUTHORIZED_KEYS, of_file(keys)?)?;
+        slots.take(paths::AUTHORIZED_KEYS, &of_file(keys)?)?;
     }
     // They were all read by now, see `fetch::check_cached`.
     let fetched = inputs.artefacts.iter();
@@ -110,9 +114,10 @@ pub(super) fn lay_out(
         let path = if first.kind == Kind::SmartOs { path.to_lowercase() } else { path.clone() };
         let known = match content {
             Content::File { path, .. } => hashed.get(path.as_path()),
-            Content::Bytes(_) => None,
+            Content::Bytes(_) | Content::Personal(_) => None,
         };
         match known {
+            _ if slots.take(&path, content)? => {}
             Some(sha256) => tree.add_hashed(path.clone(), content.clone(), (*sha256).to_owned())?,
             None => tree.add(path.clone(), content.clone()).map(|_| ())?,
         }
@@ -142,7 +147,9 @@ pub(super) fn lay_out(
         match entry {
             Entry::File { .. } if brought.contains(&path) => {}
             Entry::File { content, .. } => {
-                tree.add(path, content)?;
+                if !slots.take(&path, &content)? {
+                    tree.add(path, content)?;
+                }
             }
             Entry::Symlink(_) => bail!("the overlays of the key hold {path}: FAT has no links"),
         }
@@ -151,15 +158,18 @@ pub(super) fn lay_out(
         // What the key has of its own replaces the loader's.
         for (path, item) in &illumos.files {
             let placed = medium == Medium::Iso && path == boot_loader::CDBOOT;
-            if tree.get(path).is_none() && !placed {
-                add_item(&mut tree, path.clone(), item)?;
+            if tree.get(path).is_none() && !placed && !slots.holds(path) {
+                let content = Content::File { path: item.place.clone(), size: item.size };
+                if !slots.take(path, &content)? {
+                    add_item(&mut tree, path.clone(), item)?;
+                }
             }
         }
     }
-    if let Some(file) = &inputs.answers {
-        let seed: [u8; 32] = tree.digest().finalize().into();
-        tree.add(paths::ANSWERS, answers::read(file, inputs.passwords, &seed)?)?;
+    if inputs.answers.is_some() && slots.holds(paths::ANSWERS) {
+        bail!("two parts of the image bring the file {:?}", paths::ANSWERS);
     }
+    slots.add(&mut tree)?;
     let services = match &sources.software {
         Some((programs, _)) => bundles::services(inputs, programs)?,
         None => Vec::new(),
@@ -184,6 +194,11 @@ pub(super) fn lay_out(
     let manifest_sha256 = tree.add(paths::KEY_MANIFEST, on_key)?.sha256.clone();
     if first.kind == Kind::Linux {
         tree.add(MANIFEST_CFG, format!("set manifest=sha256:{manifest_sha256}\n"))?;
+    }
+    if let Some(file) = &inputs.answers {
+        // The salts follow from all that no site changes: the same as `headnode customize` makes.
+        let seed = manifest_sha256.as_bytes();
+        tree.set_personal(Part::Answers, &answers::read(file, inputs.passwords, seed)?)?;
     }
     // The one beside the image also lists the files that the one within it cannot.
     let manifest = Manifest { files: tree.manifest_files(), ..manifest };

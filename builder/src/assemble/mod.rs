@@ -10,6 +10,7 @@ mod loader;
 mod menu;
 mod outputs;
 mod records;
+mod slots;
 
 use std::fs;
 use std::path::{Path, PathBuf};

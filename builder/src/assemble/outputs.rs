@@ -25,6 +25,7 @@ use crate::image::pxe;
 use crate::image::qcow2::Qcow2;
 use crate::image::vmdk::Vmdk;
 use crate::image::vmx::Machine;
+use crate::personal::telling;
 use crate::progress::{Steps, set_length};
 use crate::source::platform::Kind;
 use crate::spec::{Format, Size};
@@ -191,9 +192,12 @@ fn finish(
         }
         Ok((written, partitions))
     })?;
-    let Written { size, mapped, ranges, sha256, .. } = written;
+    let Written { size, mapped, ranges, mut personal, sha256, .. } = written;
+    for part in &mut personal {
+        part.sha256 = part.sha256.take().and_then(|sha256| telling(&part.path, sha256));
+    }
     Ok(Done {
-        image: Image { size, sector_size: 512, disk_guid: guid, partitions, ranges },
+        image: Image { size, sector_size: 512, disk_guid: guid, partitions, ranges, personal },
         mapped,
         sha256,
     })

@@ -39,7 +39,7 @@ pub(super) fn of_image(
     if matches!(format, Format::Usb | Format::Iso) {
         let raw = image.strip_suffix(".zst").or_else(|| image.strip_suffix(".gz"));
         let name = format!("{}.bmap", raw.unwrap_or(&image));
-        let map = bmap::text(done.image.size, &done.image.ranges)?;
+        let map = bmap::of_image(&done.image)?;
         outputs.add(Some(format), name, map.as_bytes())?;
     }
     Ok(())

@@ -47,6 +47,7 @@ const COMMON: &[&str] = &[
     "probe",
     "chain",
     "date",
+    "loadenv",
 ];
 /// What starts a SmartOS kernel, and iPXE, on BIOS and on UEFI; the latter is `chain`'s there.
 const SMARTOS: [&[&str]; 2] = [&["multiboot", "linux16"], &["multiboot2"]];

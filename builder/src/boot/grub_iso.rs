@@ -45,6 +45,7 @@ const COMMON: &[&str] = &[
     "probe",
     "chain",
     "date",
+    "loadenv",
 ];
 /// Modules of the image for BIOS; `linux16` starts iPXE.
 const BIOS: &[&str] = &["biosdisk", "at_keyboard", "vga_text", "linux16"];

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use headnode_model::manifest::Manifest;
-use headnode_model::paths;
+use headnode_model::{paths, personal};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::contents::survey::{self, Survey, place};
 use crate::contents::{Contents, Entry, Part};
+use crate::personal::held::Held;
+use crate::personal::{image, os};
 use crate::progress::{Steps, bytes};
 
 /// The largest manifest that is read from an image, in bytes.
@@ -42,6 +45,19 @@ struct Found {
     manifest: Option<Manifest>,
     notes: Vec<String>,
     largest: Vec<(String, u64)>,
+    personal: Vec<Personal>,
+}
+
+/// A personal part of the key.
+#[derive(Debug, Serialize)]
+struct Personal {
+    path: String,
+    /// Where it begins on the disk, in bytes; absent when it does not lie in one piece.
+    offset: Option<u64>,
+    /// Its length in bytes.
+    length: u64,
+    /// What it holds; absent when that is nothing. No secret.
+    holds: Option<String>,
 }
 
 /// Runs the verb.
@@ -85,7 +101,42 @@ fn look(args: &Args) -> anyhow::Result<Found> {
         .collect();
     largest.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     largest.truncate(args.largest);
-    Ok(Found { contents, survey, manifest, notes, largest })
+    let personal = personal(&contents, manifest.as_ref(), &mut notes);
+    Ok(Found { contents, survey, manifest, notes, largest, personal })
+}
+
+/// The personal parts of a key; files of these names on older and foreign keys are none.
+fn personal(
+    contents: &Contents,
+    manifest: Option<&Manifest>,
+    notes: &mut Vec<String>,
+) -> Vec<Personal> {
+    let (Some(files), Some(manifest)) =
+        (contents.key().and_then(|part| part.files.as_ref()), manifest)
+    else {
+        return Vec::new();
+    };
+    let listed = |part: &personal::Part| {
+        let file = manifest.file(part.path());
+        file.is_some_and(|file| file.sha256.is_none() && file.size == personal::SIZE as u64)
+    };
+    let mut found = Vec::new();
+    for part in personal::Part::ALL.into_iter().filter(listed) {
+        let Some(entry) = files.entry(part.path()) else { continue };
+        let read = contents.small(entry, personal::SIZE as u64).map_err(|error| error.to_string());
+        let held = read.and_then(|bytes| Held::read(part, &bytes, os(manifest)));
+        let holds = match held {
+            Ok(Held::Blank) => None,
+            Ok(Held::Filled(holds)) => Some(holds),
+            Err(why) => {
+                notes.push(format!("{}: {why}", part.path()));
+                Some("what its readers may refuse".to_owned())
+            }
+        };
+        let offset = image::place_of(entry).map(|(offset, _)| offset);
+        found.push(Personal { path: part.path().to_owned(), offset, length: entry.size, holds });
+    }
+    found
 }
 
 fn read_manifest(contents: &Contents, entry: &Entry) -> anyhow::Result<Manifest> {
@@ -119,6 +170,7 @@ fn report(found: &Found) -> Value {
         "images": found.survey.images,
         "zones": found.survey.zones,
         "version": found.survey.version,
+        "personal": found.personal,
         "notes": found.notes,
         "largest": found
             .largest
@@ -197,6 +249,13 @@ fn print(found: &Found) {
         );
     }
     print_parts(found);
+    if !found.personal.is_empty() {
+        println!("Personal parts");
+    }
+    for part in &found.personal {
+        let holds = part.holds.as_deref().unwrap_or("blank");
+        println!("  {:<32} {:>11}  {holds}", part.path, bytes(part.length));
+    }
     println!("Largest files");
     for (path, size) in &found.largest {
         println!("  {:>11}  {path}", bytes(*size));

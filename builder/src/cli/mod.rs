@@ -3,6 +3,7 @@
 pub mod build;
 pub mod cache;
 pub mod completion;
+pub mod customize;
 pub mod diff;
 pub mod extract;
 pub mod fetch;
@@ -14,6 +15,7 @@ pub mod key;
 pub mod lab;
 pub mod man;
 pub mod platform;
+pub mod site;
 pub mod spec;
 pub mod transfers;
 pub mod update;
@@ -51,6 +53,7 @@ enum Verb {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Diff(diff::Args),
+    Customize(customize::Args),
     Extract(extract::Args),
     #[command(hide = true)]
     FlashOpen(flash_open::Args),
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Customize(args) => customize::run(args),
         Verb::Extract(args) => extract::run(args),
         Verb::FlashOpen(args) => flash_open::run(&args),
         Verb::Flash(args) => flash::run(*args),

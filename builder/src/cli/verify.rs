@@ -15,6 +15,9 @@ use crate::progress::{Steps, bytes, set_length};
 /// partition is whole. Without a manifest beside the image, the files are checked by the one on the
 /// key itself. Compressed images are unpacked into the folder for temporary files first.
 ///
+/// Personal parts (answers, keys, console: see customize) are told apart: that they are not as built is
+/// no damage, but what their readers would refuse is.
+///
 /// With --public-key the manifest must be signed by that key (<manifest>.minisig); without, the
 /// result tells whether there is a signature, which then is not checked.
 ///
@@ -77,6 +80,9 @@ fn print(report: &Report) {
                  loaders were not checked)"
             .to_owned(),
     };
+    for part in &report.personal {
+        println!("personal: {part}");
+    }
     if let Some(signature) = &report.signature {
         println!("signature: {signature}");
     }

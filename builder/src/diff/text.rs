@@ -2,6 +2,7 @@
 
 use headnode_model::answers::is_secret;
 use headnode_model::paths;
+use headnode_model::personal::Part;
 use similar::TextDiff;
 
 use crate::contents::{Contents, Entry};
@@ -16,8 +17,8 @@ const DERIVED: [&str; 3] = [paths::KEY_MANIFEST, "boot/grub/manifest.cfg", "boot
 /// What the platform's stamp is called in texts.
 const STAMP: &str = "<platform>";
 
-/// What changed in a small text; `None` when it is no text, too large, private, or derived from
-/// other files. `stamps` are those of the platforms, which count as the same.
+/// What changed in a small text; `None` when it is no text, too large, private, personal, or
+/// derived from other files. `stamps` are those of the platforms, which count as the same.
 pub fn diff(
     name: &str,
     old: (&Contents, &Entry),
@@ -25,8 +26,10 @@ pub fn diff(
     stamps: Option<&(String, String)>,
 ) -> Option<String> {
     let private = name.strip_prefix(paths::KEY_PRIVATE).is_some_and(|rest| rest.starts_with('/'));
+    // Mostly padding; that it changed is what there is to tell.
+    let personal = Part::of_path(name).is_some();
     let derived = DERIVED.iter().any(|derived| name.starts_with(derived));
-    if private || derived || name.ends_with("/packages.json") {
+    if private || personal || derived || name.ends_with("/packages.json") {
         return None;
     }
     let text = |(contents, entry): (&Contents, &Entry)| {

@@ -63,6 +63,19 @@ pub fn buffer_size(content: &Content) -> usize {
     usize::try_from(content.size()).map_or(BUFFER, |size| size.saturating_add(1).min(BUFFER))
 }
 
+/// Copies all of the content of the file `path`; a personal part is told as such.
+///
+/// # Errors
+/// When it cannot be read, has another size than when it was added, or writing fails.
+pub fn copy_file(path: &str, content: &Content, out: &mut dyn Sink) -> Result<(), Error> {
+    if !content.is_personal() {
+        return copy(content, out);
+    }
+    out.begin_personal(path).map_err(Error::Write)?;
+    copy(content, out)?;
+    out.end_personal().map_err(Error::Write)
+}
+
 /// Copies all of a content.
 ///
 /// # Errors

@@ -51,6 +51,24 @@ pub trait Sink {
     fn unused(&mut self, count: u64) -> io::Result<()> {
         self.zeroes(count)
     }
+
+    /// What comes from here on, up to [`Sink::end_personal`], is the personal part `path`: it may be
+    /// overwritten later, and is told apart from the rest where that matters.
+    ///
+    /// # Errors
+    /// When it cannot begin here.
+    fn begin_personal(&mut self, path: &str) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
+
+    /// Ends a personal part.
+    ///
+    /// # Errors
+    /// When it cannot end here.
+    fn end_personal(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -71,6 +89,9 @@ impl Sink for Vec<u8> {
 pub enum Content {
     /// These bytes.
     Bytes(Arc<[u8]>),
+    /// The bytes of a personal part. On a disk it begins and ends at multiples of
+    /// [`headnode_model::personal::SIZE`], and is told to the [`Sink`] as what it is.
+    Personal(Arc<[u8]>),
     /// A file of this machine, and its size in bytes when it was added.
     File {
         /// Where it is.
@@ -91,10 +112,15 @@ impl Content {
         Ok(Self::File { path, size })
     }
 
+    /// Whether it is a personal part.
+    pub fn is_personal(&self) -> bool {
+        matches!(self, Self::Personal(_))
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
         match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Bytes(bytes) | Self::Personal(bytes) => bytes.len() as u64,
             Self::File { size, .. } => *size,
         }
     }
@@ -105,7 +131,7 @@ impl Content {
     /// When the file cannot be opened.
     pub fn open(&self) -> io::Result<Box<dyn Read + '_>> {
         Ok(match self {
-            Self::Bytes(bytes) => Box::new(&bytes[..]),
+            Self::Bytes(bytes) | Self::Personal(bytes) => Box::new(&bytes[..]),
             Self::File { path, .. } => Box::new(File::open(path)?),
         })
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 
-use headnode_model::manifest::Range;
+use headnode_model::manifest::{Personal, Range};
 use sha2::{Digest, Sha256};
 
 use super::Sink;
@@ -17,6 +17,8 @@ use super::pool::Pool;
 /// The unit in which holes are found: a block of zeroes is not written. A multiple of the 4 KiB
 /// that bmap tools count in.
 pub const BLOCK: usize = 64 * 1024;
+// So that a personal part is a range of its own.
+const _: () = assert!(headnode_model::personal::SIZE.is_multiple_of(BLOCK));
 
 /// The longest range with a digest of its own: what has to be read to find damage, or written again
 /// when a key turns out to be bad there.
@@ -144,9 +146,12 @@ pub struct Output {
     offset: u64,
     /// Bytes that are used.
     mapped: u64,
-    ranges: Vec<Range>,
+    /// The ranges so far, each with its path when it is a personal part.
+    ranges: Vec<(Range, Option<String>)>,
     /// Where the range that is being written begins.
     range: Option<u64>,
+    /// The personal part that is being written.
+    personal: Option<String>,
     /// Blocks that the hashers have not got yet; they come before `hole`.
     piece: Vec<u8>,
     /// Zero bytes that they have not got yet.
@@ -192,6 +197,8 @@ pub struct Written {
     /// The used parts, in pieces of at most [`MAX_RANGE`] bytes. What lies between them is zeroes as
     /// well, but a disk need not have them.
     pub ranges: Vec<Range>,
+    /// The personal parts, which no range covers, each with its digest.
+    pub personal: Vec<Personal>,
     /// SHA-256 of the image, unpacked, in hex; when it was asked for.
     pub sha256: Option<String>,
 }
@@ -207,6 +214,7 @@ impl Output {
             mapped: 0,
             ranges: Vec::new(),
             range: None,
+            personal: None,
             piece: Vec::new(),
             hole: 0,
             hole_used: false,
@@ -255,13 +263,21 @@ impl Output {
             }
             None => None,
         };
-        for range in &mut self.ranges {
-            range.sha256 = begun(&mut self.hashers.ranges)?.next()?;
+        let (mut ranges, mut personal) = (Vec::new(), Vec::new());
+        for (range, path) in std::mem::take(&mut self.ranges) {
+            let Range { offset, length, .. } = range;
+            let sha256 = begun(&mut self.hashers.ranges)?.next()?;
+            match path {
+                Some(path) => {
+                    personal.push(Personal { path, offset, length, sha256: Some(sha256) });
+                }
+                None => ranges.push(Range { offset, length, sha256 }),
+            }
         }
         let files = self.sinks.into_iter().map(ImageSink::finish).collect::<io::Result<_>>()?;
         (self.progress)(self.offset);
-        let (size, mapped, ranges) = (self.offset, self.mapped, self.ranges);
-        Ok(Written { files, size, mapped, ranges, sha256 })
+        let (size, mapped) = (self.offset, self.mapped);
+        Ok(Written { files, size, mapped, ranges, personal, sha256 })
     }
 
     fn flush_block(&mut self) -> io::Result<()> {
@@ -338,7 +354,8 @@ impl Output {
             begun(&mut self.hashers.ranges)?.end()?;
             // Its digest comes at the end.
             let length = self.offset - offset;
-            self.ranges.push(Range { offset, length, sha256: String::new() });
+            let range = Range { offset, length, sha256: String::new() };
+            self.ranges.push((range, self.personal.clone()));
         }
         Ok(())
     }
@@ -373,9 +390,33 @@ impl Sink for Output {
     fn unused(&mut self, count: u64) -> io::Result<()> {
         self.nothing(count, Kind::Unused)
     }
+
+    fn begin_personal(&mut self, path: &str) -> io::Result<()> {
+        self.border(path)?;
+        if let Some(other) = self.personal.replace(path.to_owned()) {
+            return Err(io::Error::other(format!("{path} begins within {other}")));
+        }
+        Ok(())
+    }
+
+    fn end_personal(&mut self) -> io::Result<()> {
+        self.border("a personal part")?;
+        self.personal = None;
+        Ok(())
+    }
 }
 
 impl Output {
+    /// Ends the range that is being written; a block must not belong to two.
+    fn border(&mut self, what: &str) -> io::Result<()> {
+        if !self.block.is_empty() {
+            let at = self.position();
+            let why = format!("{what} begins or ends at byte {at}, within a block");
+            return Err(io::Error::other(why));
+        }
+        self.end_range()
+    }
+
     fn nothing(&mut self, mut count: u64, kind: Kind) -> io::Result<()> {
         while count > 0 {
             if self.block.is_empty() && count >= BLOCK as u64 {
@@ -408,61 +449,4 @@ pub fn hex(hash: Sha256) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Seek;
-
-    use super::*;
-
-    #[test]
-    fn holes_are_found_hashed_and_left_out() {
-        let pool = Pool::new(1).unwrap();
-        let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
-        let mut out = Output::new(vec![raw], |_| ());
-        out.hash_whole().unwrap();
-        out.data(b"head").unwrap();
-        assert!(out.hash_whole().is_err());
-        out.zeroes_to(1 << 20).unwrap();
-        out.unused(BLOCK as u64).unwrap();
-        out.data(&[7; BLOCK]).unwrap();
-        out.zeroes_to(2 << 20).unwrap();
-        let mut written = out.finish().unwrap();
-        let file = &mut written.files[0];
-        assert_eq!((written.size, written.mapped), (2 << 20, 2 * BLOCK as u64));
-        let offsets: Vec<_> = written.ranges.iter().map(|r| (r.offset, r.length)).collect();
-        assert_eq!(offsets, [(0, BLOCK as u64), ((1 << 20) + BLOCK as u64, BLOCK as u64)]);
-        let mut bytes = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.len(), 2 << 20);
-        let mut hash = Sha256::new();
-        hash.update(&bytes[..BLOCK]);
-        assert_eq!(written.ranges[0].sha256, hex(hash));
-        let mut hash = Sha256::new();
-        hash.update(&bytes);
-        assert_eq!(written.sha256, Some(hex(hash)));
-    }
-
-    #[test]
-    fn every_range_has_its_own_digest_and_long_ones_are_divided() {
-        let pool = Pool::new(1).unwrap();
-        let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
-        let mut out = Output::new(vec![raw], |_| ());
-        let mut expected = Vec::new();
-        for number in 1..40_u8 {
-            // Zeroes that are used count, whether they are told as such or not.
-            let mut data = vec![number; if number == 20 { 300 * BLOCK } else { BLOCK }];
-            data.extend([0; 2 * BLOCK]);
-            out.data(&data[..data.len() - BLOCK]).unwrap();
-            out.zeroes(BLOCK as u64).unwrap();
-            out.unused(BLOCK as u64).unwrap();
-            let ranges = data.chunks(MAX_RANGE as usize);
-            expected.extend(ranges.map(|range| hex(Sha256::new().chain_update(range))));
-        }
-        out.data(b"the last block is short").unwrap();
-        expected.push(hex(Sha256::new().chain_update("the last block is short")));
-        let written = out.finish().unwrap();
-        let digests: Vec<_> = written.ranges.iter().map(|range| range.sha256.clone()).collect();
-        assert_eq!(digests, expected);
-        assert_eq!(written.sha256, None);
-    }
-}
+mod tests;

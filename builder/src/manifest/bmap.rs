@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::ops::Range as Blocks;
 
-use headnode_model::manifest::Range;
+use headnode_model::manifest::{Image, Range};
 use roxmltree::{Document, Node};
 use sha2::{Digest, Sha256};
 
@@ -53,25 +53,49 @@ pub enum Error {
     },
 }
 
-/// The map of an image of `size` bytes with these ranges, sorted and not touching.
+/// All parts of an image that a disk must have, sorted by offset: its ranges, and its personal parts.
+/// One of these without a digest holds something private.
+pub fn parts(image: &Image) -> Vec<Mapped> {
+    let mut parts: Vec<Mapped> = image.ranges.iter().map(Mapped::from).collect();
+    parts.extend(image.personal.iter().map(|part| Mapped {
+        offset: part.offset,
+        length: part.length,
+        sha256: part.sha256.clone(),
+    }));
+    parts.sort_by_key(|part| part.offset);
+    parts
+}
+
+/// The map of an image: its ranges, and its personal parts as ranges of their own. One without a
+/// digest is written by who copies the image, but not checked.
 ///
 /// # Errors
 /// When a range does not consist of whole blocks.
-pub fn text(size: u64, ranges: &[Range]) -> Result<String, Error> {
+pub fn of_image(image: &Image) -> Result<String, Error> {
+    text(image.size, &parts(image))
+}
+
+/// The map of an image of `size` bytes with these parts, sorted and not overlapping.
+///
+/// # Errors
+/// When a part does not consist of whole blocks.
+pub fn text(size: u64, parts: &[Mapped]) -> Result<String, Error> {
     let blocks = size.div_ceil(BLOCK);
     let mut map = String::new();
     let mut mapped = 0;
-    for Range { offset, length, sha256 } in ranges {
+    for Mapped { offset, length, sha256 } in parts {
         let end = offset.checked_add(*length).filter(|end| *end <= size && *length > 0);
         let end = end.filter(|end| *end == size || end.is_multiple_of(BLOCK));
         let end = end.filter(|_| offset.is_multiple_of(BLOCK));
         let end = end.ok_or(Error::Unaligned { offset: *offset, length: *length })?;
         let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK) - 1);
         mapped += last - first + 1;
+        let digest = sha256.as_ref().map(|sha256| format!(" chksum=\"{sha256}\""));
+        let digest = digest.unwrap_or_default();
         // Writing to a string cannot fail.
         let _ = match last == first {
-            true => writeln!(map, "        <Range chksum=\"{sha256}\"> {first} </Range>"),
-            false => writeln!(map, "        <Range chksum=\"{sha256}\"> {first}-{last} </Range>"),
+            true => writeln!(map, "        <Range{digest}> {first} </Range>"),
+            false => writeln!(map, "        <Range{digest}> {first}-{last} </Range>"),
         };
     }
     let whole = |checksum: &str| {
@@ -112,6 +136,13 @@ pub struct Mapped {
     pub length: u64,
     /// SHA-256 in hex; absent when the map has none, or those of another kind.
     pub sha256: Option<String>,
+}
+
+impl From<&Range> for Mapped {
+    fn from(range: &Range) -> Self {
+        let Range { offset, length, sha256 } = range.clone();
+        Self { offset, length, sha256: Some(sha256) }
+    }
 }
 
 impl Bmap {
@@ -211,14 +242,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ranges(parts: &[(u64, u64)]) -> (u64, Vec<Range>) {
+    fn ranges(parts: &[(u64, u64)]) -> (u64, Vec<Mapped>) {
         let mut at = 0;
         let mut ranges = Vec::new();
         for (gap, blocks) in parts {
             let offset = at + gap * BLOCK;
             let length = blocks * BLOCK;
             at = offset + length;
-            ranges.push(Range { offset, length, sha256: "ab".repeat(32) });
+            // Some without a digest, as private parts are.
+            let sha256 = (gap % 3 != 0).then(|| "ab".repeat(32));
+            ranges.push(Mapped { offset, length, sha256 });
         }
         (at, ranges)
     }
@@ -236,11 +269,7 @@ mod tests {
             }
             let map = Bmap::parse(&text(size, &ranges).unwrap()).unwrap();
             prop_assert_eq!(map.size, size);
-            let expected: Vec<_> = ranges
-                .into_iter()
-                .map(|Range { offset, length, sha256 }| Mapped { offset, length, sha256: Some(sha256) })
-                .collect();
-            prop_assert_eq!(map.ranges, expected);
+            prop_assert_eq!(map.ranges, ranges);
         }
 
         #[test]
@@ -271,7 +300,7 @@ mod tests {
 
     #[test]
     fn ranges_must_be_in_order_and_whole() {
-        let range = |offset, length| Range { offset, length, sha256: String::new() };
+        let range = |offset, length| Mapped { offset, length, sha256: None };
         for bad in [range(512, 4096), range(0, 512), range(0, 0), range(4096, 8192)] {
             assert!(matches!(text(8192, &[bad]), Err(Error::Unaligned { .. })));
         }

@@ -5,16 +5,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use headnode_model::manifest::Range;
+use headnode_model::manifest::{Personal, Range};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// The parts of `size` bytes that no range covers: offset and length. The ranges may come in any
-/// order, overlap, and reach behind the end.
-pub fn gaps(ranges: &[Range], size: u64) -> Vec<(u64, u64)> {
+/// The parts of an image of `size` bytes that no range and no personal part covers: offset and length.
+/// These may come in any order, overlap, and reach behind the end.
+pub fn gaps(ranges: &[Range], personal: &[Personal], size: u64) -> Vec<(u64, u64)> {
+    let ranges = ranges.iter().map(|range| (range.offset, range.length));
+    let personal = personal.iter().map(|part| (part.offset, part.length));
     let mut covered: Vec<_> = ranges
-        .iter()
-        .map(|r| (r.offset.min(size), r.offset.saturating_add(r.length).min(size)))
+        .chain(personal)
+        .map(|(offset, length)| (offset.min(size), offset.saturating_add(length).min(size)))
         .collect();
     covered.sort_unstable();
     covered.push((size, size));
@@ -71,6 +73,10 @@ mod tests {
         Range { offset, length, sha256: String::new() }
     }
 
+    fn part(offset: u64, length: u64) -> Personal {
+        Personal { path: String::new(), offset, length, sha256: None }
+    }
+
     #[test]
     fn data_in_a_hole_is_found() {
         let file = tempfile::tempfile().unwrap();
@@ -85,13 +91,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gaps_are_what_ranges_leave(list in proptest::collection::vec((0u64..60, 0u64..20), 0..8)) {
+        fn gaps_are_what_ranges_leave(
+            list in proptest::collection::vec((0u64..60, 0u64..20), 0..8),
+            parts in proptest::collection::vec((0u64..60, 0u64..5), 0..3),
+        ) {
             let mut ranges: Vec<_> = list.iter().map(|(o, l)| range(*o, *l)).collect();
+            let personal: Vec<_> = parts.iter().map(|(o, l)| part(*o, *l)).collect();
             let mut left: Vec<bool> = (0..50).map(|at| {
-                !ranges.iter().any(|r| (r.offset..r.offset + r.length).contains(&at))
+                !list.iter().chain(&parts).any(|(o, l)| (*o..o + l).contains(&at))
             }).collect();
             ranges.push(range(u64::MAX, u64::MAX));
-            for (offset, length) in gaps(&ranges, 50) {
+            for (offset, length) in gaps(&ranges, &personal, 50) {
                 for place in &mut left[offset as usize..(offset + length) as usize] {
                     prop_assert!(*place);
                     *place = false;

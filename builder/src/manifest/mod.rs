@@ -2,6 +2,7 @@
 
 pub mod bmap;
 pub mod gaps;
+pub mod personal;
 pub mod provenance;
 pub mod sbom;
 pub mod signature;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::gaps;
+use super::personal::{self, Part};
 use super::signature::{self, PublicKey, Status};
 use crate::boot::grub_iso;
 use crate::contents::{self, Entry, FileSystem};
@@ -43,6 +44,8 @@ pub struct Report {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// The personal parts of the image, each whole; that they are not as built is no damage.
+    pub personal: Vec<Part>,
     /// What is damaged; empty when all is well.
     pub damage: Vec<Damage>,
 }
@@ -93,8 +96,15 @@ pub fn verify(
     let limit = whole.map_or(MAX_SIZE, |whole| whole.size.saturating_add(BLOCK as u64));
     let mut image = ImageFile::open_within(path, limit, &mut |bytes| progress(bytes, 0))
         .with_context(|| format!("reading {}", path.display()))?;
-    let mut checker =
-        Checker { damage: Vec::new(), done: 0, files: 0, bytes: 0, deep: options.deep, progress };
+    let mut checker = Checker {
+        damage: Vec::new(),
+        personal: Vec::new(),
+        done: 0,
+        files: 0,
+        bytes: 0,
+        deep: options.deep,
+        progress,
+    };
     let signature = match (&text, options.public_key) {
         (Some(text), key) => Some(signature::check(&beside, text, key)?),
         (None, None) => None,
@@ -115,6 +125,14 @@ pub fn verify(
         checker.deep = true;
     }
     checker.key(&image, table.as_ref(), outer.as_ref())?;
+    if let (Some(outer), Some(whole)) = (&outer, whole) {
+        for place in &whole.personal {
+            match personal::look(&image, outer, place).context("reading the image")? {
+                Ok(part) => checker.personal.push(part),
+                Err(why) => checker.add(&place.path, why),
+            }
+        }
+    }
     if let Some(outer) = &outer {
         checker.firmware(&mut image, table.as_ref(), outer)?;
     }
@@ -135,12 +153,14 @@ pub fn verify(
         signature,
         files: checker.files,
         bytes: checker.bytes,
+        personal: checker.personal,
         damage: checker.damage,
     })
 }
 
 struct Checker<'a> {
     damage: Vec<Damage>,
+    personal: Vec<Part>,
     done: u64,
     files: usize,
     bytes: u64,
@@ -223,7 +243,7 @@ impl Checker<'_> {
                 );
             }
         }
-        for (offset, length) in gaps::gaps(&whole.ranges, image.size) {
+        for (offset, length) in gaps::gaps(&whole.ranges, &whole.personal, image.size) {
             let found = gaps::first_data(&image.file, offset, length);
             if let Some(at) = found.context("reading the image")? {
                 add(at, format!("there is data at byte {at}, where there should be none"));

@@ -8,6 +8,7 @@ use std::io::Read;
 
 use headnode_model::manifest::File;
 use headnode_model::paths::KEY_PRIVATE;
+use headnode_model::personal::{Part, TooLarge};
 use sha2::{Digest, Sha256};
 
 use crate::image::Content;
@@ -25,6 +26,9 @@ pub enum Error {
         "{0:?}: names on the key must be lower-case, as systems that fold case see them (C§1.4)"
     )]
     Case(String),
+    /// The content is larger than the place that it must fit into.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// The content cannot be read.
     #[error("reading the content of {path:?}: {source}")]
     Read {
@@ -90,6 +94,22 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds a personal part with this content, or puts another content into it.
+    ///
+    /// # Errors
+    /// When there is another file of its name, or the content does not fit.
+    pub fn set_personal(&mut self, part: Part, content: &[u8]) -> Result<(), Error> {
+        let path = part.path();
+        if !self.items.get(path).is_some_and(|item| item.content.is_personal()) {
+            self.check(path)?;
+        }
+        let bytes = part.fill(content)?;
+        let sha256 = hex(Sha256::new().chain_update(&bytes));
+        let content = Content::Personal(bytes.into());
+        self.items.insert(path.to_owned(), Item { content, sha256 });
+        Ok(())
+    }
+
     fn check(&self, path: &str) -> Result<(), Error> {
         if !self.any_case && path.chars().any(char::is_uppercase) {
             return Err(Error::Case(path.to_owned()));
@@ -111,18 +131,22 @@ impl Tree {
         let file = |(path, item): (&String, &Item)| File {
             path: path.clone(),
             size: item.content.size(),
-            sha256: (!path.starts_with(&private)).then(|| item.sha256.clone()),
+            sha256: (!path.starts_with(&private) && !item.content.is_personal())
+                .then(|| item.sha256.clone()),
         };
         self.items.iter().map(file).collect()
     }
 
-    /// SHA-256 over the paths and digests of all files.
+    /// SHA-256 over the paths and digests of all files; of personal parts only the path counts, so
+    /// that an image is the same for every site.
     pub fn digest(&self) -> Sha256 {
         let mut hash = Sha256::new();
         for (path, item) in &self.items {
             hash.update(path.as_bytes());
             hash.update([0]);
-            hash.update(item.sha256.as_bytes());
+            if !item.content.is_personal() {
+                hash.update(item.sha256.as_bytes());
+            }
             hash.update([0]);
         }
         hash

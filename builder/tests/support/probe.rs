@@ -68,9 +68,21 @@ pub fn console(
     keys: &[(&str, &[u8])],
     until: Option<&str>,
 ) -> (String, Option<i32>) {
+    console_behind(&[], args, keys, until)
+}
+
+/// The same; the console is the serial port behind those that `ports` adds.
+pub fn console_behind(
+    ports: &[&str],
+    args: &[&str],
+    keys: &[(&str, &[u8])],
+    until: Option<&str>,
+) -> (String, Option<i32>) {
     let mut child = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-m", "512", "-no-reboot", "-display", "none"])
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-serial", "stdio"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(ports)
+        .args(["-serial", "stdio"])
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

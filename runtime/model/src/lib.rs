@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod net;
 pub mod password;
 pub mod paths;
+pub mod personal;
 pub mod ports;
 pub mod questions;
 pub mod server;

@@ -91,7 +91,7 @@ pub struct File {
     /// Size in bytes.
     pub size: u64,
     /// SHA-256 in hex. Absent for files below `private/`, whose content is not given away by its
-    /// digest.
+    /// digest, and for personal parts, which may be overwritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
@@ -107,9 +107,28 @@ pub struct Image {
     pub disk_guid: String,
     /// The partitions in the order of the table.
     pub partitions: Vec<Partition>,
-    /// The parts that hold data, in pieces of a few MiB; what lies between reads as zeroes. Sorted,
-    /// not overlapping.
+    /// The parts that hold data, in pieces of a few MiB; what lies between reads as zeroes, but for
+    /// the personal parts. Sorted, not overlapping.
     pub ranges: Vec<Range>,
+    /// The parts that a site may overwrite, which no range covers. Sorted by offset. None in images
+    /// of versions that had no such parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub personal: Vec<Personal>,
+}
+
+/// A file of the key that a site may overwrite in place, see [`crate::personal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personal {
+    /// Path on the key.
+    pub path: String,
+    /// Where it begins on the disk, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes: all of the file.
+    pub length: u64,
+    /// SHA-256 in hex of what the build put there. Absent where something private is, which its digest
+    /// would help to guess.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// A partition of the image.
@@ -170,8 +189,10 @@ impl Manifest {
         let bad = |path: &str| {
             path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | ".."))
         };
-        match manifest.files.iter().find(|file| bad(&file.path)) {
-            Some(file) => Err(ManifestError::Path(file.path.clone())),
+        let personal = manifest.image.iter().flat_map(|image| &image.personal);
+        let mut paths = manifest.files.iter().map(|f| &f.path).chain(personal.map(|p| &p.path));
+        match paths.find(|path| bad(path)) {
+            Some(path) => Err(ManifestError::Path(path.clone())),
             None => Ok(manifest),
         }
     }
@@ -196,5 +217,26 @@ mod tests {
             let error = Manifest::parse(json.to_string().as_bytes()).unwrap_err();
             assert!(matches!(error, ManifestError::Path(_)), "{path}: {error}");
         }
+    }
+
+    #[test]
+    fn images_without_personal_parts_are_as_they_were() {
+        let image = |more: &str| {
+            let json = format!(
+                r#"{{"size": 512, "sector_size": 512, "disk_guid": "", "partitions": [], "ranges": []{more}}}"#
+            );
+            serde_json::from_str::<Image>(&json).unwrap()
+        };
+        let old = image("");
+        assert!(old.personal.is_empty());
+        assert!(!serde_json::to_string(&old).unwrap().contains("personal"));
+        let new = image(r#", "personal": [{"path": "../x", "offset": 0, "length": 65536}]"#);
+        assert_eq!(new.personal[0].sha256, None);
+        let manifest = serde_json::json!({
+            "format": 1, "name": "n", "version": "v", "created": 0, "platforms": [],
+            "services": [], "files": [], "image": new,
+        });
+        let error = Manifest::parse(manifest.to_string().as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Path(_)), "{error}");
     }
 }

@@ -14,6 +14,10 @@ pub const AUTHORIZED_KEYS: &str = "config.inc/root.authorized_keys";
 pub const KEY_PRIVATE: &str = "private";
 /// Answers to the questions of first boot (C§1.10).
 pub const ANSWERS: &str = "private/answers.json";
+/// GRUB's environment block, which its menu reads.
+pub const GRUB_ENVIRONMENT: &str = "boot/grub/grubenv";
+/// What the illumos loader reads after `boot/loader.conf`.
+pub const LOADER_CONF_LOCAL: &str = "boot/loader.conf.local";
 /// What first boot had begun before there was a pool to write it to.
 pub const KEY_SETUP_STATE: &str = "private/setup.json";
 /// The headnode's software, an archive that the loader lays over the platform.

@@ -5,6 +5,7 @@ use std::path::Path;
 use headnode_model::answers::{Answers, seal};
 use headnode_model::event::{Event, StepEvent};
 use headnode_model::paths;
+use headnode_model::personal::{Part, SIZE};
 use headnode_model::setup_state::SetupState;
 use headnode_node::file::sha256_of;
 use serde_json::json;
@@ -12,6 +13,9 @@ use serde_json::json;
 use crate::fake::{Durable, Fake, Files, Memory, Pool, blank};
 use crate::run::{Failure, boot};
 
+mod personal;
+
+const KEYS: &[u8] = b"ssh-ed25519 AAAA someone\n";
 const MAC: &str = "90:b8:d0:00:00:01";
 
 fn answers() -> serde_json::Value {
@@ -27,14 +31,16 @@ fn key(answers: &serde_json::Value, platform: &str) -> (Files, String) {
         (".joyliveusb", ""),
         ("os/20260101t000000z/platform/x86_64/vmlinuz", platform),
         ("bundle/node.cpio.zst", "node software"),
-        ("config.inc/root.authorized_keys", "ssh-ed25519 AAAA someone\n"),
     ]
     .map(|(path, text)| (path.into(), text.as_bytes().to_vec()))
     .into();
     let list: Vec<_> = files
         .iter()
         .map(|(path, bytes)| json!({"path": path, "size": bytes.len(), "sha256": sha256_of(bytes)}))
-        .chain([json!({"path": "private/answers.json", "size": 5})])
+        .chain(
+            [paths::ANSWERS, paths::AUTHORIZED_KEYS]
+                .map(|path| json!({"path": path, "size": SIZE})),
+        )
         .collect();
     let manifest =
         json!({"format": 1, "name": "headnode", "version": "1", "created": 0, "platforms": [],
@@ -43,7 +49,9 @@ fn key(answers: &serde_json::Value, platform: &str) -> (Files, String) {
     let params =
         format!("headnode=true headnode.manifest=sha256:{}", sha256_of(manifest.as_bytes()));
     files.insert(paths::KEY_MANIFEST.into(), manifest.into_bytes());
-    files.insert(paths::ANSWERS.into(), answers.to_string().into_bytes());
+    let answers = Part::Answers.fill(answers.to_string().as_bytes()).unwrap();
+    files.insert(paths::ANSWERS.into(), answers);
+    files.insert(paths::AUTHORIZED_KEYS.into(), Part::AuthorizedKeys.fill(KEYS).unwrap());
     (files, params)
 }
 

@@ -134,7 +134,6 @@ impl<'a> Lane<'a> {
         let which: Vec<&Part> =
             image.parts.iter().filter(|part| !(part.hole && journal.zeroed)).collect();
         if self.options.verify {
-            self.phase(Phase::Verify, Some(which.iter().map(|part| part.length).sum()));
             self.verify(&image, &which, &mut sum)?;
         }
         sum.skipped = self

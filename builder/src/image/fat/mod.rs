@@ -80,6 +80,14 @@ pub enum Error {
         /// Its sectors of 512 bytes.
         sectors: u64,
     },
+    /// A personal part cannot have the place on the disk that it must have.
+    #[error(
+        "{path:?} must begin at a multiple of 64 KiB, and no cluster does: let the partition begin at one"
+    )]
+    Personal {
+        /// The file.
+        path: String,
+    },
     /// The volume's name does not fit.
     #[error("{0:?} is no FAT volume label: at most 11 upper-case letters, digits, '-' and '_'")]
     Label(String),

@@ -1,10 +1,12 @@
 //! Plans a FAT32 volume: checks the names, gives every folder and file its place.
 //!
 //! Folders come first, then the files, each in one piece, sorted by path: a loader that reads a
-//! file reads it in one go, and the volume can be written from front to back.
+//! file reads it in one go, and the volume can be written from front to back. Personal parts are the
+//! first files, at multiples of their size on the disk.
 
 use std::collections::BTreeMap;
 
+use headnode_model::personal;
 use time::OffsetDateTime;
 
 use super::names::{aliases, folded, long_entries, refuse};
@@ -92,7 +94,10 @@ pub struct Plan {
     pub(super) files: Vec<(String, Content, Extent)>,
     /// The entries of every folder, in the order of `dirs`.
     pub(super) tables: Vec<Vec<u8>>,
+    /// Clusters in use.
     pub(super) used: u32,
+    /// The first cluster behind all that are in use.
+    pub(super) next: u32,
 }
 
 /// A run of clusters; none when the file is empty.
@@ -132,7 +137,10 @@ impl Plan {
         }
         let geometry = Geometry::new(format.sectors)?;
         let mut files: Vec<_> = files.into_iter().collect();
-        files.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
+        files.sort_by(|(a, content), (b, other)| {
+            let first = other.is_personal().cmp(&content.is_personal());
+            first.then_with(|| a.split('/').cmp(b.split('/')))
+        });
         let folders = folders(&files)?;
         let paths = folder_paths(&folders, &files);
 
@@ -157,10 +165,18 @@ impl Plan {
             dirs.push(allot(&mut next, bytes.max(1), &geometry));
         }
         let mut placed = Vec::with_capacity(files.len());
+        // Clusters that stay free between others.
+        let mut free = 0;
         for (path, content) in files {
             let size = content.size();
             if size > MAX_FILE {
                 return Err(Error::FileTooLarge { path, size });
+            }
+            if content.is_personal() {
+                let first = aligned(next, &format, &geometry);
+                let first = first.ok_or_else(|| Error::Personal { path: path.clone() })?;
+                free += first - next;
+                next = first;
             }
             let extent = allot(&mut next, size, &geometry);
             placed.push((path, content, extent));
@@ -177,8 +193,9 @@ impl Plan {
         let dirs: Vec<Extent> = dirs.into_iter().map(narrow).collect();
         let files: Vec<_> = placed.into_iter().map(|(p, c, e)| (p, c, narrow(e))).collect();
         let tables = tables(&format, &folders, &dirs, &files);
-        let used = u32::try_from(used).unwrap_or(u32::MAX);
-        Ok(Self { format, geometry, dirs, files, tables, used })
+        // They are no more than there are clusters.
+        let [used, next] = [used - free, next].map(|c| u32::try_from(c).unwrap_or(u32::MAX));
+        Ok(Self { format, geometry, dirs, files, tables, used, next })
     }
 
     /// The volume's geometry.
@@ -203,6 +220,16 @@ impl Plan {
 
 /// An extent before it is known to fit.
 type Wide = (u64, u64);
+
+/// The first cluster from `next` on that begins at a multiple of [`personal::SIZE`] on the disk; none
+/// when there is no such cluster.
+fn aligned(next: u64, format: &Format, geometry: &Geometry) -> Option<u64> {
+    let unit = personal::SIZE as u64 / SECTOR;
+    // Clusters are powers of two of sectors, and no larger than the unit.
+    let sector =
+        |cluster: u64| u64::from(format.hidden) + geometry.data + (cluster - 2) * geometry.cluster;
+    (next..next + unit).find(|cluster| sector(*cluster).is_multiple_of(unit))
+}
 
 fn allot(next: &mut u64, bytes: u64, geometry: &Geometry) -> Wide {
     let count = bytes.div_ceil(geometry.cluster_bytes());

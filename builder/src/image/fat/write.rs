@@ -1,9 +1,8 @@
 //! Writes a planned volume from its first sector to its last one.
 
-use std::io::Read;
-
 use super::plan::{Extent, Plan};
 use super::{END_OF_CHAIN, Error};
+use crate::image::copy::{self, copy_file};
 use crate::image::{SECTOR, Sink};
 
 const BACKUP_BOOT_SECTOR: u64 = 6;
@@ -36,31 +35,21 @@ impl Plan {
             out.data(table).map_err(write)?;
             out.zeroes(self.bytes(*extent) - table.len() as u64).map_err(write)?;
         }
-        let mut buffer = vec![0; 256 * 1024];
+        let mut next = 2 + self.dirs.iter().map(|extent| extent.count).sum::<u32>();
         for (path, content, extent) in &self.files {
-            let failed = |source| Error::Content { path: path.clone(), source };
-            let mut data = content.open().map_err(failed)?;
-            let size = content.size();
-            let mut left = size;
-            while left > 0 {
-                let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                let part = buffer.get_mut(..most).unwrap_or_default();
-                let count = data.read(part).map_err(failed)?;
-                if count == 0 {
-                    return Err(failed(std::io::Error::other(format!(
-                        "it became {left} bytes shorter while the image was written"
-                    ))));
-                }
-                out.data(part.get(..count).unwrap_or_default()).map_err(write)?;
-                left -= count as u64;
+            if extent.count > 0 {
+                // Before a file that must begin at a certain place.
+                let gap = u64::from(extent.first.saturating_sub(next));
+                out.unused(gap * geometry.cluster_bytes()).map_err(write)?;
+                next = extent.first + extent.count;
             }
-            if data.read(&mut [0]).map_err(failed)? > 0 {
-                let grown = std::io::Error::other("it became longer while the image was written");
-                return Err(failed(grown));
-            }
-            out.zeroes(self.bytes(*extent) - size).map_err(write)?;
+            copy_file(path, content, out).map_err(|error| match error {
+                copy::Error::Read(source) => Error::Content { path: path.clone(), source },
+                copy::Error::Write(source) => Error::Write(source),
+            })?;
+            out.zeroes(self.bytes(*extent) - content.size()).map_err(write)?;
         }
-        let written = geometry.data + u64::from(self.used) * geometry.cluster;
+        let written = geometry.data + u64::from(next - 2) * geometry.cluster;
         out.unused((geometry.sectors - written) * SECTOR).map_err(write)
     }
 
@@ -106,7 +95,7 @@ impl Plan {
         sector.resize(484, 0);
         sector.extend(b"rrAa");
         sector.extend((self.geometry.clusters - self.used).to_le_bytes());
-        sector.extend((self.used + 2).to_le_bytes());
+        sector.extend(self.next.to_le_bytes());
         signed(sector)
     }
 
@@ -116,8 +105,14 @@ impl Plan {
         table.extend(0x0fff_fff8_u32.to_le_bytes());
         // No error, shut down cleanly.
         table.extend(END_OF_CHAIN.to_le_bytes());
+        let mut next = 2;
         let chains = self.dirs.iter().chain(self.files.iter().map(|(_, _, extent)| extent));
         for extent in chains.filter(|extent| extent.count > 0) {
+            // Free clusters before a file that must begin at a certain place: less than 64 KiB of them.
+            for _ in next..extent.first {
+                table.extend(0_u32.to_le_bytes());
+            }
+            next = extent.first + extent.count;
             for cluster in extent.first + 1..extent.first + extent.count {
                 table.extend(cluster.to_le_bytes());
                 if table.len() >= 64 * 1024 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use headnode_model::personal;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -123,7 +124,10 @@ impl Iso {
             all.push(File { path: bios.path.clone(), content, block: 0, loader: true });
         }
         let mut plain: Vec<_> = files.into_iter().collect();
-        plain.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
+        plain.sort_by(|(a, content), (b, other)| {
+            let first = other.is_personal().cmp(&content.is_personal());
+            first.then_with(|| a.split('/').cmp(b.split('/')))
+        });
         all.extend(plain.into_iter().map(|(path, content)| File {
             path,
             content,
@@ -145,6 +149,9 @@ impl Iso {
         let continuations = take(&mut next, continued.div_ceil(BLOCK))?;
         let catalogue = if booting { Some(take(&mut next, 1)?) } else { None };
         for file in &mut all {
+            if file.content.is_personal() {
+                next = next.next_multiple_of(personal::SIZE as u64 / BLOCK);
+            }
             file.block = take(&mut next, file.content.size().div_ceil(BLOCK))?;
         }
         let esp = match &boot.efi {

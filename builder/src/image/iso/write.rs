@@ -5,7 +5,7 @@ use headnode_model::manifest::Partition;
 use super::plan::{ESP_NUMBER, File, Folder, Iso, Target, extents, room};
 use super::records::{bare_root, long_time, short_time};
 use super::{BLOCK, Error, SYSTEM_BLOCKS, boot, both16, both32};
-use crate::image::copy::{self, copy};
+use crate::image::copy::{self, copy_file};
 use crate::image::gpt::BOOT_CODE;
 use crate::image::output::Output;
 use crate::image::{SECTOR, Sink};
@@ -44,7 +44,7 @@ impl Iso {
             out.zeroes_to(u64::from(file.block) * BLOCK).map_err(Error::Write)?;
             match self.boot.bios.as_ref().filter(|_| file.loader) {
                 Some(bios) => out.data(&bios.placed(file.block)?).map_err(Error::Write)?,
-                None => copy(&file.content, out).map_err(|error| match error {
+                None => copy_file(&file.path, &file.content, out).map_err(|error| match error {
                     copy::Error::Read(source) => Error::Content { path: file.path.clone(), source },
                     copy::Error::Write(source) => Error::Write(source),
                 })?,

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use headnode_model::paths;
+use headnode_model::personal::Part;
 
 use super::key::{manifest, to_copy};
 use crate::record::{on_key, on_pool};
@@ -27,8 +28,12 @@ pub fn key_copied(context: &mut Context<'_>) -> Result<Ended> {
     let key_bytes = machine.read(&on_key(paths::KEY_MANIFEST))?;
     let there = machine.read(&on_pool(paths::KEY_MANIFEST))?;
     let config = context.config()?.clone();
+    let new_keys = copy_keys(context)?;
     let result = if there.is_some() && there == key_bytes && whole(context)? {
-        Ended::Skipped("the copy is up to date".to_owned())
+        match new_keys {
+            true => Ended::Done(format!("{} is new", paths::AUTHORIZED_KEYS)),
+            false => Ended::Skipped("the copy is up to date".to_owned()),
+        }
     } else {
         let line = copy_all(context)?;
         let bytes =
@@ -44,6 +49,35 @@ pub fn key_copied(context: &mut Context<'_>) -> Result<Ended> {
         machine.write(&on_pool(paths::CONFIG), &bytes, 0o600)?;
     }
     Ok(result)
+}
+
+/// Copies root's public keys, and tells whether they are new. They are a personal part of the key: no
+/// manifest has their digest, they may be others at every boot, and behind them comes padding. Where
+/// the key has none, the pool's stay.
+fn copy_keys(context: &mut Context<'_>) -> Result<bool> {
+    let machine = context.machine;
+    let listed = manifest(context)?;
+    if listed.file(paths::AUTHORIZED_KEYS).is_none_or(|file| file.sha256.is_some()) {
+        // An older image, whose keys are a file like any other.
+        return Ok(false);
+    }
+    let bytes = machine.read(&on_key(paths::AUTHORIZED_KEYS))?.unwrap_or_default();
+    let keys = Part::AuthorizedKeys.content(&bytes);
+    let text = std::str::from_utf8(keys).ok();
+    let text = text.filter(|text| !text.contains(|c: char| c.is_control() && !c.is_whitespace()));
+    let Some(text) = text else {
+        context.say(format!(
+            "warning: {} on the key is damaged: the keys on the pool stay as they are",
+            paths::AUTHORIZED_KEYS
+        ));
+        return Ok(false);
+    };
+    let new = format!("{text}\n").into_bytes();
+    if text.is_empty() || machine.read(&on_pool(paths::AUTHORIZED_KEYS))?.as_ref() == Some(&new) {
+        return Ok(false);
+    }
+    machine.write(&on_pool(paths::AUTHORIZED_KEYS), &new, 0o644)?;
+    Ok(true)
 }
 
 /// Whether all files are there with their sizes; that their content lasts is what ZFS is for.

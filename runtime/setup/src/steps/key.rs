@@ -149,7 +149,8 @@ pub fn manifest(context: &Context<'_>) -> Result<Manifest> {
     Manifest::parse(&bytes).with_context(|| format!("reading {} on the key", paths::KEY_MANIFEST))
 }
 
-/// The files that go to the pool, with their digests: all but those of `private` (C§1.3).
+/// The files that go to the pool, with their digests: all but those of `private` (C§1.3), and but the
+/// personal parts, which have none.
 pub fn to_copy(manifest: &Manifest) -> Vec<(&File, &str)> {
     let private = |file: &File| file.path.split('/').next() == Some(paths::KEY_PRIVATE);
     let files = manifest.files.iter().filter(|file| !private(file) && file.path != paths::CONFIG);
