@@ -400,18 +400,66 @@ fn e2e_flash_what_was_stored_wrongly_once_is_written_again_and_said() {
 }
 
 #[test]
-fn e2e_flash_a_disk_that_is_pulled_out_is_told_and_goes_on_in_another_run() {
+fn e2e_flash_a_disk_that_is_pulled_out_is_told_and_goes_on_when_it_is_back() {
     let image = Image::new();
     let at = image.middle();
     let size = image.size + 8 * MIB;
-    let disk = Faulty::new(size, Faults { stall: Some(at..at + MIB), ..Faults::default() });
-    let running = Running::start(&mut command(text(&image.path), &[&disk.id]));
-    disk.wait_stalled();
-    disk.pull_out();
-    let start = format!("headnode: {}: the disk was pulled out", disk.name);
-    running.end().failed(&[&start, "run the same command"]);
-    does_not_boot(&disk.head(1024));
-    assert!(disk.written() > 0);
+    // In the middle, at the first write of the first MiB, and at the very last write of all: where
+    // it waits, and whether the next run goes on.
+    let last = [(at..at + MIB, false), (MIB / 2..MIB, true), (0..512, false)];
+    for (stall, goes_on) in last {
+        println!("{stall:?}");
+        let tail = size - 512..size;
+        let disk = Faulty::new(size, Faults::default());
+        // It is written to when old tables are removed, and again behind the image's parts.
+        disk.stall_next(Some(tail.clone()));
+        let running = Running::start(&mut command(text(&image.path), &[&disk.id]));
+        disk.wait_stalled();
+        disk.stall_next(Some(if stall.start == at { stall.clone() } else { at..at + MIB }));
+        disk.wait_stalled();
+        if stall.start != at {
+            disk.stall_next(Some(tail));
+            disk.wait_stalled();
+            disk.stall_next(Some(stall.clone()));
+            disk.wait_stalled();
+        }
+        disk.pull_out();
+        let start = format!("headnode: {}: the disk was pulled out", disk.name);
+        running.end().failed(&[&start, "run the same command"]);
+        does_not_boot(&disk.head(1024));
+
+        let done = flash(&image.path, &[&disk.id], &[]);
+        assert_eq!(done.status.code(), Some(1), "a disk that is not there: {done:?}");
+        disk.plug_in();
+        let done = flash(&image.path, &[&disk.id], &["--json"]).good();
+        let events = done.events();
+        assert_eq!(event(&events, "resumed").is_some(), goes_on, "{events:?}");
+        let source = File::open(&image.path).unwrap();
+        for range in &image.ranges {
+            let begin = range.offset.max(4096);
+            let mut expected = vec![0; (range.offset + range.length - begin) as usize];
+            source.read_exact_at(&mut expected, begin).unwrap();
+            assert!(disk.at(begin, expected.len()) == expected, "{begin}");
+        }
+        assert_eq!(disk.head(512)[510..], [0x55, 0xaa]);
+    }
+}
+
+#[test]
+fn e2e_flash_a_disk_that_stalls_is_told() {
+    let image = Image::new();
+    let at = image.middle();
+    let stall = Some(at..at + MIB);
+    let disk = Faulty::new(image.size + 8 * MIB, Faults { stall, ..Faults::default() });
+    let mut running = Running::start(command(text(&image.path), &[&disk.id]).arg("--json"));
+    let out = BufReader::new(running.0.stdout.take().unwrap());
+    let mut events = out.lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let stalled = events.find(|event| event["event"] == "stalled").unwrap();
+    assert_eq!(stalled["disk"], *disk.name);
+    assert!(stalled["seconds"].as_u64().unwrap() >= 10, "{stalled}");
+    disk.release();
+    assert_eq!(events.last().unwrap()["event"], "written");
+    assert!(running.0.wait().unwrap().success());
 }
 
 /// An image of others: used parts that hold noise, described by a block map that `bmaptool` made.

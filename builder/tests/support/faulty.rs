@@ -226,6 +226,8 @@ pub struct Faulty {
     pub name: String,
     /// What names it for ever: `loop:` and its file.
     pub id: String,
+    /// Bytes that it has when it is there.
+    size: u64,
     shared: Arc<Shared>,
     // The order in which they go: the loop device lies on the mount, that in the folder.
     held: Option<File>,
@@ -256,6 +258,7 @@ impl Faulty {
             path: String::new(),
             name: String::new(),
             id: format!("loop:{}", file.display()),
+            size,
             shared,
             held: None,
             session: Some(session),
@@ -320,10 +323,22 @@ impl Faulty {
     /// Takes it away: it has no bytes any more, as the kernel has it for a drive that lost its
     /// medium; then all that waits for it fails.
     pub fn pull_out(&self) {
-        self.shared.lock().size = 0;
-        run("losetup", &["-c", &self.path]);
+        self.resize(0);
         self.shared.lock().gone = true;
         self.release();
+    }
+
+    /// Brings it back, with all that was written to it.
+    pub fn plug_in(&self) {
+        self.shared.lock().gone = false;
+        self.resize(self.size);
+    }
+
+    fn resize(&self, size: u64) {
+        self.shared.lock().size = size;
+        run("losetup", &["-c", &self.path]);
+        let now = fs::read_to_string(format!("/sys/block/{}/size", self.name)).unwrap();
+        assert_eq!(now.trim(), (size / 512).to_string());
     }
 }
 

@@ -345,7 +345,10 @@ impl<'a> Lane<'a> {
         if self.options.stopped() {
             return Err(Error::Stopped);
         }
-        if let Err(error) = self.keep(head, 0) {
+        // A write of a whole MiB can be cut off anywhere: what makes it boot comes alone, and last.
+        let (boot, rest) = head.split_at(ALIGNMENT.min(head.len()));
+        let kept = self.keep(rest, boot.len() as u64).and_then(|()| self.keep(boot, 0));
+        if let Err(error) = kept {
             // It must not boot; that this fails as well is no news.
             let _ = self.disk.write_at(&Buffer::new(HEAD as usize), 0);
             let _ = self.disk.flush();
