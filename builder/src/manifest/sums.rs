@@ -61,22 +61,23 @@ fn line(line: &str) -> Option<Listed> {
     let (digest, name) = match line.strip_prefix("SHA256 (") {
         Some(rest) => {
             let (name, digest) = rest.rsplit_once(") = ")?;
-            (digest.trim(), Some(name))
+            (digest.trim(), Some(name).filter(|name| !name.is_empty()))
         }
         None => {
             // The digest's length is known: names may begin with blanks.
             let (digest, rest) = line.split_at_checked(64)?;
-            match rest {
-                rest if rest.trim().is_empty() => (digest, None),
-                rest => {
+            let name = match rest.is_empty() {
+                true => rest,
+                false => {
                     let rest = rest.strip_prefix([' ', '\t'])?;
-                    (digest, Some(rest.strip_prefix([' ', '*']).unwrap_or(rest)))
+                    rest.strip_prefix([' ', '*']).unwrap_or(rest)
                 }
-            }
+            };
+            (digest, Some(name).filter(|name| !name.is_empty()))
         }
     };
     let sha256 = digest.to_ascii_lowercase();
-    if !is_hex(&sha256, 64) || name.is_some_and(str::is_empty) {
+    if !is_hex(&sha256, 64) {
         return None;
     }
     let name = match (name, escaped) {

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use headnode::flash::source::{Error, Map, Options, Reader, Source};
-use headnode::manifest::bmap;
+use headnode::manifest::bmap::{self, Mapped};
 use headnode::source::digest::sha256;
 use headnode::source::http::Patience;
 use headnode_model::manifest::{FORMAT, Image, Manifest, Range};
@@ -92,13 +92,15 @@ impl Made {
                 disk_guid: String::new(),
                 partitions: Vec::new(),
                 ranges: self.model(),
+                personal: Vec::new(),
             }),
         };
         headnode::manifest::text(&manifest).unwrap()
     }
 
     pub fn bmap(&self) -> String {
-        bmap::text(self.bytes.len() as u64, &self.model()).unwrap()
+        let parts: Vec<_> = self.model().iter().map(Mapped::from).collect();
+        bmap::text(self.bytes.len() as u64, &parts).unwrap()
     }
 }
 

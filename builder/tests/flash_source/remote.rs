@@ -123,6 +123,19 @@ fn silence_is_left() {
 }
 
 #[test]
+fn servers_that_send_little_at_once() {
+    let world = World::new();
+    world.server.always(RAW, Fault::Cap(10_000));
+    world.flash(RAW).unwrap();
+    assert!(world.server.gets(RAW).len() > 500);
+    world.server.put(ZST, zst(&world.made));
+    world.server.always(ZST, Fault::Cap(10_000));
+    let source = open(world.url(ZST), &options()).unwrap();
+    world.server.fail(ZST, [Fault::Drop(1_000_000)]);
+    assert!(same(&flashed(&source).unwrap(), &world.made.bytes));
+}
+
+#[test]
 fn servers_without_ranges() {
     for path in [RAW, ZST] {
         let world = World::new();
@@ -229,6 +242,25 @@ fn lies_and_garbage() {
     world.server.fail(RAW, [Fault::Status(403)]);
     let error = open(world.url(RAW), &unverified()).unwrap_err().to_string();
     assert!(error.contains("only public files"), "{error}");
+}
+
+#[test]
+fn pages_instead_of_404_describe_nothing() {
+    let world = World::new();
+    world.server.put("/bare.img", world.made.bytes.clone());
+    for end in [".manifest.json", ".bmap", ".sha256"] {
+        world.server.put(&format!("/bare.img{end}"), "\n<!doctype HTML><html>Not found</html>");
+    }
+    let error = open(world.url("/bare.img"), &options()).unwrap_err();
+    assert!(matches!(error, Error::Unverified { .. }), "{error}");
+    let list = format!("{}  bare.img\n", headnode::source::digest::sha256(&world.made.bytes));
+    world.server.put("/SHA256SUMS", list);
+    let source = open(world.url("/bare.img"), &options()).unwrap();
+    assert!(matches!(source.trust(), Trust::Sums { .. }));
+    assert!(same(&flashed(&source).unwrap(), &world.made.bytes));
+    world.server.put("/bare.img", vec![7; 100_000]);
+    let error = flashed(&open(world.url("/bare.img"), &options()).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Digest { .. }), "{error}");
 }
 
 #[test]

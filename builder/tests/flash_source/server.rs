@@ -15,6 +15,8 @@ pub enum Fault {
     Stall(usize),
     /// The whole file, whatever was asked for.
     NoRange,
+    /// Parts of no more than so many bytes.
+    Cap(usize),
     /// The header tells so many bytes more than there are.
     Longer(usize),
     /// No length is told; the body ends with the connection.
@@ -176,7 +178,10 @@ impl Server {
                 out.write_all(b"HTTP/1.1 416 Range\r\ncontent-length: 0\r\n\r\n").ok()?;
                 return Some(());
             }
-            Some(range) => {
+            Some(mut range) => {
+                if let Fault::Cap(most) = fault {
+                    range.end = range.end.min(range.start + most);
+                }
                 let other = usize::from(matches!(fault, Fault::OtherPart));
                 let (start, last) = (range.start + other, range.end - 1);
                 let told = format!("content-range: bytes {start}-{last}/{whole}\r\n");

@@ -1,6 +1,7 @@
 //! `headnode flash`: writes an image to keys.
 
 mod ask;
+mod image;
 pub mod show;
 
 use std::path::Path;
@@ -10,16 +11,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::site::SiteArgs;
 use super::{interrupt, told};
 use crate::flash::Key;
 use crate::flash::device::{self, Disk, Host, Policy, refusals};
-use crate::flash::engine::{self, Error, Feed, Origin, Piece, Plan, Summary};
+use crate::flash::engine::{self, Error, Piece, Plan, Summary};
 use crate::flash::source::{self, Source};
 use crate::manifest::signature::PublicKey;
+use crate::personal::Wishes;
 use crate::progress::bytes;
 use crate::source::http::Patience;
+use image::Image;
 use show::{Show, Way, print};
 
 /// Write an image to keys, and read it back
@@ -32,6 +35,9 @@ use show::{Show, Way, print};
 /// Only the used parts are written; then all of them are read back from the key and compared. The
 /// first MiB comes last: a key that was pulled out half-way does not boot half-way. An interrupted
 /// command, whatever ended it, goes on where it was when it is given again.
+///
+/// --answers, --ssh-key and --console make it this site's key: they go into places that the image has
+/// for them, and its manifest still holds. `headnode customize` does the same with image files.
 ///
 /// DEVICE is named by its path (/dev/sdb) or its id: see --list. Only removable disks are taken, others
 /// with --fixed; never one that is in use or that the system runs from. What will be lost is shown, and
@@ -47,6 +53,7 @@ use show::{Show, Way, print};
 ///   headnode flash headnode.img.zst /dev/sdb --public-key release.pub
 ///   headnode flash https://example.com/headnode.img.zst usb-SanDisk_Ultra_4C530001-0:0 --yes
 ///   headnode flash headnode.img /dev/sdb /dev/sdc /dev/sdd
+///   headnode flash headnode.img /dev/sdb --answers answers.json --ssh-key ~/.ssh/id_ed25519.pub
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -83,6 +90,8 @@ pub struct Args {
     /// Write an image that nothing vouches for
     #[arg(long)]
     unverified: bool,
+    #[command(flatten)]
+    site: SiteArgs,
     /// Do not read back what was written
     #[arg(long)]
     no_verify: bool,
@@ -108,6 +117,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let image = args.image.as_deref().unwrap_or_default();
+    let site = args.site.clone().site(false);
+    // Before anything else is looked at: these are the user's own files.
+    let wishes = if site.is_empty() { None } else { Some(site.read()?) };
     let disks = chosen(&host, &args.devices)?;
     if args.yes {
         stable(&disks)?;
@@ -124,12 +136,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         trouble: (!args.json)
             .then(|| -> source::Trouble { Arc::new(|what: &str| tracing::warn!("{what}")) }),
     };
-    let source = Source::open(image, &options)?;
-    let plan = plan(&source);
+    let place = image;
+    let image = Image::new(Source::open(place, &options)?, wishes.as_ref())?;
+    let (source, plan) = (image.source(), image.plan());
     let policy = Policy {
         needed: needed(&plan),
         image_sector: source.map().sector_size,
-        sources: sources(&host, image)?,
+        sources: sources(&host, place)?,
         ..policy
     };
     let disks: Vec<Disk> = disks.into_iter().map(|(_, disk)| disk).collect();
@@ -137,6 +150,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let way = Way::of(args.json);
     if way != Way::Json {
         eprintln!("{}: {}", source.name(), source.trust());
+        for note in wishes.iter().flat_map(Wishes::notes) {
+            eprintln!("note: {note}");
+        }
     }
     if !args.yes {
         ask::sure(&disks, &plan, args.json)?;
@@ -150,7 +166,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let targets: Vec<&dyn engine::Disk> = keys.iter().map(|key| key as &dyn engine::Disk).collect();
     let options = engine::Options { verify: !args.no_verify, stop };
-    let results = engine::flash(&plan, &Image(&source), &targets, options, &show);
+    let results = engine::flash(&plan, &image, &targets, options, &show);
     show.finish();
     // Programs that watch disks, udev above all, look at the new content when they are closed.
     drop(targets);
@@ -192,20 +208,6 @@ fn needed(plan: &Plan) -> u64 {
     plan.size.or(end).unwrap_or(0)
 }
 
-fn plan(source: &Source) -> Plan {
-    let map = source.map();
-    let piece = |range: &source::MapRange| Piece {
-        offset: range.offset,
-        length: range.length,
-        sha256: range.sha256,
-    };
-    Plan {
-        size: map.size,
-        pieces: map.ranges.as_ref().map(|ranges| ranges.iter().map(piece).collect()),
-        identity: Sha256::digest(source.identity()).into(),
-    }
-}
-
 fn sources(host: &Host, image: &str) -> anyhow::Result<Vec<device::refuse::Source>> {
     let path = Path::new(image);
     if !path.exists() {
@@ -232,31 +234,6 @@ fn open(disks: &[Disk], policy: &Policy) -> anyhow::Result<Vec<Key>> {
         key.with_context(|| format!("opening {}", disk.path.display()))
     };
     disks.iter().map(open).collect()
-}
-
-/// The image as the writer reads it.
-struct Image<'a>(&'a Source);
-
-struct Reading(source::Reader);
-
-impl Origin for Image<'_> {
-    fn feed(&self) -> anyhow::Result<Box<dyn Feed + '_>> {
-        Ok(Box::new(Reading(self.0.reader()?)))
-    }
-}
-
-impl Feed for Reading {
-    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> anyhow::Result<usize> {
-        Ok(self.0.read(offset, buffer)?)
-    }
-
-    fn unchanged(&self) -> anyhow::Result<()> {
-        Ok(self.0.unchanged()?)
-    }
-
-    fn finish(self: Box<Self>) -> anyhow::Result<()> {
-        Ok(self.0.finish()?)
-    }
 }
 
 type Outcome = Result<(Summary, Duration), Error>;

@@ -92,11 +92,9 @@ impl Producer<'_, '_> {
         let mut image = Image { parts: Vec::new(), head: vec![0; HEAD as usize] };
         match &plan.pieces {
             Some(pieces) => {
-                // What is not known before has to be read, though it is on the disk.
-                let known = pieces.iter().all(|piece| piece.sha256.is_some());
-                let start = if known { start } else { 0 };
                 for piece in pieces {
                     let part = match piece.sha256 {
+                        // What has no digest has to be read, though it is on the disk.
                         Some(sha256) if piece.end() <= start && piece.offset >= HEAD => {
                             let Piece { offset, length, .. } = *piece;
                             Part { offset, length, sha256, hole: false }

@@ -25,6 +25,7 @@ pub(super) struct Expected {
 /// What is known of an image.
 #[derive(Debug)]
 pub(super) struct Described {
+    pub manifest: Option<Manifest>,
     pub map: Option<Map>,
     /// What the map comes from.
     pub says: String,
@@ -63,6 +64,7 @@ pub(super) fn describe(
         &[&whole(".bmap"), &raw(".bmap"), &|name| format!("{}.bmap", stem_of(unpacked(name)))],
     )?;
     let mut described = Described {
+        manifest: None,
         map: None,
         says: String::new(),
         file: None,
@@ -86,6 +88,7 @@ pub(super) fn describe(
         described.identity = Some(format!("manifest:{}", sha256(text.as_bytes())));
         described.trust = Trust::Manifest { place: place.clone(), signature: status };
         described.says = place;
+        described.manifest = Some(manifest);
     }
     if let Some(Document { place, text, status }) = bmap {
         let failed = |source| Error::Bmap { place: place.clone(), source };
@@ -112,7 +115,7 @@ pub(super) fn describe(
     // The digest of a raw image would need all of it to be read, and the ranges' own say as much.
     let digested = described.map.as_ref().is_some_and(Map::is_digested);
     if !digested || packed || options.sums.is_some() {
-        sums_of(&mut described, &mut finder, packed && digested)?;
+        sums_of(&mut described, &mut finder)?;
         if !digested && let Some(of) = described.file.as_ref().or(described.content.as_ref()) {
             described.identity = Some(format!("sums:{}{}", of.sha256, described.map_identity));
         }
@@ -130,12 +133,8 @@ pub(super) fn describe(
     Ok(described)
 }
 
-/// Takes what lists of digests say. `lenient`: a list that has not the image is as good as none.
-fn sums_of(
-    described: &mut Described,
-    finder: &mut Finder<'_, '_>,
-    lenient: bool,
-) -> Result<(), Error> {
+/// Takes what lists of digests say.
+fn sums_of(described: &mut Described, finder: &mut Finder<'_, '_>) -> Result<(), Error> {
     let whole = |suffix: &'static str| move |name: &str| format!("{name}{suffix}");
     let own = [".sha256", ".sha256sum", ".SHA256SUMS"].map(whole);
     let stem = |name: &str| format!("{}.SHA256SUMS", stem_of(unpacked(name)));
@@ -165,7 +164,7 @@ fn sums_of(
             false => sums::find(&list, bare).map_err(wrong)?,
         };
         if of_file.is_none() && of_content.is_none() {
-            if explicit.is_some() && !lenient {
+            if explicit.is_some() {
                 return Err(wrong(format!("it does not list {name}")));
             }
             continue;

@@ -39,7 +39,7 @@ impl Packing {
 
 /// Files that are no raw images and not packed in a way that is read here: offset and bytes of what
 /// tells, what they are, and whether they are disks of virtual machines.
-const OTHERS: [(usize, &[u8], &str, bool); 15] = [
+const OTHERS: [(usize, &[u8], &str, bool); 16] = [
     (0, b"QFI\xfb", "qcow2", true),
     (0, b"KDMV", "vmdk", true),
     (0, b"COWD", "vmdk", true),
@@ -53,6 +53,7 @@ const OTHERS: [(usize, &[u8], &str, bool); 15] = [
     (0, &[0x04, 0x22, 0x4d, 0x18], "an lz4 file: unpack it first, with `lz4 -d`", false),
     (0, b"\x5d\x00\x00", "an lzma file: unpack it first, with `unlzma`", false),
     (257, b"ustar", "a tar archive: unpack it first, with `tar xf`", false),
+    (0, b"<?xml", "a text, not an image", false),
     (0, b"{", "a text, not an image", false),
     (0, b"-----BEGIN", "a text, not an image", false),
 ];
@@ -70,11 +71,15 @@ pub fn refusal(head: &[u8]) -> Option<String> {
             });
         }
     }
+    is_page(head).then(|| "a web page, not an image: is the address right?".to_owned())
+}
+
+/// Whether a file begins as web pages do.
+pub fn is_page(head: &[u8]) -> bool {
     let begin = head.trim_ascii_start();
-    let page = [&b"<!doctype html"[..], b"<html", b"<?xml"]
+    [&b"<!doctype html"[..], b"<html"]
         .iter()
-        .any(|tag| begin.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag)));
-    page.then(|| "a web page or XML text, not an image: is the address right?".to_owned())
+        .any(|tag| begin.get(..tag.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(tag)))
 }
 
 /// Bytes per sector of the disk that an image was made for: its GPT begins in the second sector.

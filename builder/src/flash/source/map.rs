@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use headnode_model::manifest::{Image, Range};
+use headnode_model::manifest::Image;
 
 use super::Error;
-use crate::manifest::bmap::{Bmap, Mapped};
+use crate::manifest::bmap::{self, Bmap, Mapped};
 use crate::manifest::signature::Status;
 
 /// What is to be written.
@@ -16,8 +16,6 @@ pub struct Map {
     /// The parts that hold data, sorted, not overlapping; they may touch. `None` when that has to be
     /// found while reading.
     pub ranges: Option<Vec<MapRange>>,
-    /// Whether what lies between the ranges must read as zeroes; otherwise it does not matter.
-    pub gaps_are_zero: bool,
     /// Bytes per sector that the image was made for: what the manifest says, or where its partition
     /// table is; 512 where nothing tells.
     pub sector_size: u32,
@@ -32,6 +30,8 @@ pub struct MapRange {
     pub length: u64,
     /// Its digest, where it is known.
     pub sha256: Option<[u8; 32]>,
+    /// Whether it is a personal part: what it holds is this site's, and no digest tells of it.
+    pub personal: bool,
 }
 
 impl MapRange {
@@ -42,9 +42,12 @@ impl MapRange {
 }
 
 impl Map {
-    /// Whether each range has a digest, so that nothing else need be checked.
+    /// Whether each range has a digest, so that nothing else need be checked. What is personal has
+    /// none by its nature.
     pub fn is_digested(&self) -> bool {
-        self.ranges.as_ref().is_some_and(|ranges| ranges.iter().all(|r| r.sha256.is_some()))
+        self.ranges
+            .as_ref()
+            .is_some_and(|ranges| ranges.iter().all(|r| r.sha256.is_some() || r.personal))
     }
 
     /// Bytes that are to be written, where that is known.
@@ -63,23 +66,24 @@ impl Map {
         }
         let mut ranges = Vec::with_capacity(image.ranges.len());
         let mut at = 0;
-        for Range { offset, length, sha256 } in &image.ranges {
-            let end = offset.checked_add(*length).filter(|end| *end <= image.size && *length > 0);
-            let (Some(end), true) = (end, *offset >= at) else {
+        for Mapped { offset, length, sha256 } in bmap::parts(image) {
+            let end = offset.checked_add(length).filter(|end| *end <= image.size && length > 0);
+            let (Some(end), true) = (end, offset >= at) else {
                 let what = format!("the range of {length} bytes at {offset} is not in order");
                 return Err(wrong(what));
             };
             at = end;
-            let sha256 =
-                Some(digest(sha256).ok_or_else(|| wrong(format!("{sha256:?} is no SHA-256")))?);
-            ranges.push(MapRange { offset: *offset, length: *length, sha256 });
+            // Of what an image holds of a site, the manifest knows the state as it was built only.
+            let personal = image.personal.iter().any(|part| part.offset == offset);
+            let sha256 = match sha256.filter(|_| !personal) {
+                None => None,
+                Some(text) => {
+                    Some(digest(&text).ok_or_else(|| wrong(format!("{text:?} is no SHA-256")))?)
+                }
+            };
+            ranges.push(MapRange { offset, length, sha256, personal });
         }
-        Ok(Self {
-            size: Some(image.size),
-            ranges: Some(ranges),
-            gaps_are_zero: true,
-            sector_size: image.sector_size,
-        })
+        Ok(Self { size: Some(image.size), ranges: Some(ranges), sector_size: image.sector_size })
     }
 
     /// The map that a block map holds; `place` is for errors.
@@ -93,14 +97,9 @@ impl Map {
                     why: format!("{text:?} is no SHA-256"),
                 })?),
             };
-            ranges.push(MapRange { offset: *offset, length: *length, sha256 });
+            ranges.push(MapRange { offset: *offset, length: *length, sha256, personal: false });
         }
-        Ok(Self {
-            size: Some(bmap.size),
-            ranges: Some(ranges),
-            gaps_are_zero: false,
-            sector_size: 512,
-        })
+        Ok(Self { size: Some(bmap.size), ranges: Some(ranges), sector_size: 512 })
     }
 
     /// In what two maps contradict each other. Which parts are mapped may differ: some tools map
@@ -198,6 +197,8 @@ impl fmt::Display for Trust {
 
 #[cfg(test)]
 mod tests {
+    use headnode_model::manifest::Range;
+
     use super::*;
 
     fn image(size: u64, ranges: &[(u64, u64)]) -> Image {
@@ -212,6 +213,7 @@ mod tests {
             disk_guid: String::new(),
             partitions: Vec::new(),
             ranges: ranges.iter().map(range).collect(),
+            personal: Vec::new(),
         }
     }
 

@@ -26,6 +26,8 @@ pub use unpack::unpacker;
 use std::io::{Cursor, Read as _};
 use std::sync::Arc;
 
+use headnode_model::manifest::Manifest;
+
 use describe::{Described, Expected};
 use local::Opened;
 use remote::Remote;
@@ -69,6 +71,7 @@ pub struct Source {
     packing: Packing,
     place: String,
     name: String,
+    manifest: Option<Manifest>,
     map: Map,
     trust: Trust,
     identity: String,
@@ -90,7 +93,7 @@ impl std::fmt::Debug for Source {
 /// Where the file lies.
 enum Input {
     Local(Opened),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Source {
@@ -124,19 +127,19 @@ impl Source {
                 let trouble = options.trouble.clone();
                 let (remote, head) = Remote::open(http.clone(), urls, trouble, HEAD)?;
                 let places = remote.urls().map(|url| Place::Url(url.to_owned())).collect();
-                (Input::Remote(remote), head, places)
+                (Input::Remote(Box::new(remote)), head, places)
             }
         };
         let packing = Packing::of_head(&head);
         let inner = look(&place, packing, head)?;
         let packed = packing != Packing::None;
         let described = describe::describe(&places, packed, options, &http)?;
-        let Described { map, says, file, content, trust, identity, map_identity } = described;
+        let Described { manifest, map, says, file, content, trust, identity, map_identity } =
+            described;
         let identity = identity.unwrap_or_else(|| {
             format!("file:{}", sha256((own(&input) + &map_identity).as_bytes()))
         });
-        let mut map =
-            map.unwrap_or(Map { size: None, ranges: None, gaps_are_zero: false, sector_size: 512 });
+        let mut map = map.unwrap_or(Map { size: None, ranges: None, sector_size: 512 });
         if !matches!(trust, Trust::Manifest { .. }) {
             map.sector_size = magic::sector_size(&inner);
         }
@@ -145,6 +148,7 @@ impl Source {
             packing,
             name: place.name(),
             place: place.to_string(),
+            manifest,
             map,
             trust,
             identity,
@@ -202,6 +206,11 @@ impl Source {
             Input::Local(_) => true,
             Input::Remote(remote) => remote.is_framed(),
         }
+    }
+
+    /// Our manifest of it, when there is one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
     }
 
     /// What is to be written.

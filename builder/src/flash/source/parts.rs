@@ -61,7 +61,9 @@ impl Parts {
     /// Takes pieces until one reaches behind `at`; gives where it is of no use any more: its end, or
     /// its beginning when that is further on.
     fn piece_at(&mut self, at: u64) -> Result<u64, Error> {
-        if self.ahead.is_none() || (at > self.at + FAR && self.planned(self.at, at) > FAR) {
+        // A server that sends no parts would begin again at the start.
+        let far = || at > self.at + FAR && self.remote.sends_parts();
+        if self.ahead.is_none() || (far() && self.planned(self.at, at) > FAR) {
             self.start(at)?;
         }
         loop {
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn small_gaps_are_fetched() {
-        let range = |offset, length| MapRange { offset, length, sha256: None };
+        let range = |offset, length| MapRange { offset, length, sha256: None, personal: false };
         let mb = SMALL_GAP;
         let found = plan(&[range(0, 9), range(9, 1), range(10 + mb, 7), range(18 + 2 * mb, 1)]);
         assert_eq!(found, [0..17 + mb, 18 + 2 * mb..19 + 2 * mb]);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ureq::http::StatusCode;
 
-use super::Error;
+use super::{Error, magic};
 use crate::source::http::{self, Http};
 
 /// Suffixes of packed files.
@@ -87,7 +87,8 @@ impl Place {
     pub(super) fn text(&self, http: &Http) -> Result<Option<String>, Error> {
         match self {
             Self::Url(url) => match http.text(url, &[]) {
-                Ok(text) => Ok(Some(text)),
+                // Some servers send a page that says so, as if all were well.
+                Ok(text) => Ok(Some(text).filter(|text| !magic::is_page(text.as_bytes()))),
                 Err(http::Error::Absent(_)) => Ok(None),
                 // Object stores that do not list say so of every file that they do not have.
                 Err(http::Error::Status {

@@ -28,9 +28,9 @@ pub struct Reader {
 }
 
 enum Kind {
-    Local(Local),
+    Local(Box<Local>),
     Flow(Flow),
-    Parts(Parts),
+    Parts(Box<Parts>),
 }
 
 impl Reader {
@@ -39,7 +39,7 @@ impl Reader {
         let mut opened = None;
         let kind = match (&source.input, source.packing) {
             (Input::Local(file), Packing::None) => {
-                Kind::Local(Local::new(file.clone(), source.file.clone()))
+                Kind::Local(Box::new(Local::new(file.clone(), source.file.clone())))
             }
             (Input::Local(file), _) => {
                 opened = Some(file.clone());
@@ -59,7 +59,7 @@ impl Reader {
                 let (until, expected) = (remote.size(), source.file.clone());
                 match (packing, &source.map.ranges, source.map.size) {
                     (Packing::None, Some(ranges), Some(size)) if expected.is_none() => {
-                        Kind::Parts(Parts::new(again, ranges, size))
+                        Kind::Parts(Box::new(Parts::new(again, ranges, size)))
                     }
                     (packing, ..) => {
                         let raw = packing == Packing::None;

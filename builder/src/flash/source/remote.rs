@@ -109,6 +109,11 @@ impl Remote {
         self.mirrors.get(self.current).map_or("", |mirror| &mirror.url)
     }
 
+    /// Whether the server in use sends parts of the file.
+    pub fn sends_parts(&self) -> bool {
+        self.mirrors.get(self.current).is_some_and(|mirror| mirror.parts == Some(true))
+    }
+
     /// Those that have not failed for good, the one in use first.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         let (before, from) = self.mirrors.split_at(self.current.min(self.mirrors.len()));
@@ -287,7 +292,13 @@ impl Remote {
             let what = "empty".to_owned();
             return Err(End::Final(Error::NoImage { place: mirror.url.clone(), what }));
         }
-        let end = if part.partial { end.or(self.size) } else { self.size };
+        let end = match part.partial {
+            true => {
+                let told = part.length.map(|length| part.start.saturating_add(length));
+                told.into_iter().chain(end.or(self.size)).min()
+            }
+            false => self.size,
+        };
         // A file shorter than what was asked of it.
         let end = end.map(|end| self.size.map_or(end, |size| end.min(size)));
         Ok(Body { at: part.start, part, end })

@@ -16,6 +16,8 @@ pub(crate) struct Part {
     pub partial: bool,
     /// Length of the whole file in bytes.
     pub size: Option<u64>,
+    /// Length of the body in bytes: some servers send less at once than was asked for.
+    pub length: Option<u64>,
     /// Whether the end of the body can be told from a broken connection.
     pub framed: bool,
     /// What changes when the file does: an ETag or a date.
@@ -64,10 +66,11 @@ impl Http {
         if partial && found != start {
             return Err(wrong("it sends another part of the file than was asked for"));
         }
-        let framed = length(headers).is_some() || headers.contains_key(header::TRANSFER_ENCODING);
+        let told = length(headers);
+        let framed = told.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
         let validator = validator(headers);
         let body = response.into_body().into_with_config().limit(u64::MAX).reader();
-        Ok(Part { start: found, partial, size, framed, validator, body })
+        Ok(Part { start: found, partial, size, length: told, framed, validator, body })
     }
 
     /// Reads some of a part's body; 0 at its end.
