@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use headnode::image::SECTOR;
 use headnode::image::gpt::{TYPE_ESP, Table};
-use headnode_model::manifest::{Manifest, Range};
+use headnode::manifest::bmap::{self, Mapped};
+use headnode_model::manifest::Manifest;
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -39,7 +40,7 @@ struct Image {
     path: PathBuf,
     public: PathBuf,
     size: u64,
-    ranges: Vec<Range>,
+    ranges: Vec<Mapped>,
 }
 
 impl Image {
@@ -52,7 +53,7 @@ impl Image {
         parts.build(&path, &["--sign", text(&secret), "--size", "160MiB"]);
         let manifest = fs::read(beside(&path, ".manifest.json")).unwrap();
         let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
-        let ranges = manifest.image.unwrap().ranges;
+        let ranges = bmap::parts(&manifest.image.unwrap());
         let (public, size) = (dir.path().join("release.pub"), fs::metadata(&path).unwrap().len());
         Self { dir, path, public, size, ranges }
     }
@@ -150,6 +151,8 @@ impl Good {
             assert!(partition.kind != TYPE_ESP || checked > 0, "the ESP is no FAT");
         }
         assert!(checked > 0, "no FAT was found");
+        // By what the key itself has of its manifest.
+        run(PROGRAM, &["verify", text(&self.file)]);
     }
 }
 
@@ -285,6 +288,8 @@ fn e2e_flash_a_key_is_whole_from_every_source() {
     let last = events.last().unwrap();
     assert_eq!(last["event"], "written");
     assert_eq!(last["verified"], image.mapped());
+    assert_eq!(last["written"], image.mapped());
+    assert_eq!(last["skipped"], image.size - image.mapped());
     assert_eq!(last["resumed"], 0);
 
     let server = Server::start();
@@ -355,7 +360,7 @@ fn e2e_flash_a_bad_disk_has_one_clear_error_and_does_not_boot() {
         does_not_boot(&disk.head(1024));
         if name == "flip" {
             let range = image.ranges.iter().find(|r| (r.offset..r.offset + r.length).contains(&at));
-            let Range { offset, length, .. } = range.unwrap();
+            let Mapped { offset, length, .. } = range.unwrap();
             assert!(
                 done.err.contains(&format!("bytes {offset} to {}", offset + length)),
                 "{done:?}"

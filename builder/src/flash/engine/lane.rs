@@ -148,12 +148,12 @@ impl<'a> Lane<'a> {
         if self.options.verify {
             self.verify(&image, &which, sum)?;
         }
-        sum.skipped = self
-            .disk
-            .size()
-            .min(self.plan.size.unwrap_or(u64::MAX))
-            .saturating_sub(which.iter().map(|part| part.length).sum());
-        self.finish(&head)
+        let end = self.plan.size.or(image.parts.last().map(Part::end)).unwrap_or(0);
+        sum.skipped = end.saturating_sub(which.iter().map(|part| part.length).sum());
+        self.finish(&head)?;
+        let of_head = |part: &&Part| part.end().min(HEAD).saturating_sub(part.offset);
+        sum.written += which.iter().map(of_head).sum::<u64>();
+        Ok(())
     }
 
     /// Removes what is on the disk, unless it is a part of this image.
