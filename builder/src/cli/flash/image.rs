@@ -82,6 +82,10 @@ impl Feed for Reading<'_> {
         Ok(count)
     }
 
+    fn unchanged(&self) -> anyhow::Result<()> {
+        Ok(self.reader.unchanged()?)
+    }
+
     fn finish(self: Box<Self>) -> anyhow::Result<()> {
         Ok(self.reader.finish()?)
     }

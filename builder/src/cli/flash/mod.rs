@@ -283,7 +283,8 @@ fn line(name: &str, sum: &Summary, took: Duration, unread: bool) -> String {
         false => format!(", {} read back", bytes(sum.verified)),
     };
     if sum.repaired > 0 {
-        line += &format!(", {} parts written again: this key is not to be trusted", sum.repaired);
+        let parts = if sum.repaired == 1 { "part" } else { "parts" };
+        line += &format!(", {} {parts} written again: this key is not to be trusted", sum.repaired);
     }
     format!("{line}; {:.1} s", took.as_secs_f64())
 }

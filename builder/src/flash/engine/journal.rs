@@ -11,8 +11,10 @@ use sha2::{Digest, Sha256};
 use super::{Disk, HEAD};
 use crate::image::direct::Buffer;
 
-/// Where the copies lie, in bytes; far from where any boot code or table is looked for.
-const PLACES: [u64; 2] = [HEAD / 2, HEAD / 2 + SIZE as u64];
+/// Bytes before the copies: there boot code and tables are looked for.
+pub const BOOT: u64 = HEAD / 2;
+/// Where the copies lie, in bytes.
+const PLACES: [u64; 2] = [BOOT, BOOT + SIZE as u64];
 /// Bytes of a copy: a sector of any disk.
 const SIZE: usize = 4096;
 const MAGIC: &[u8; 16] = b"headnode-flash\0\x01";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backup::{self, Backup};
 use super::check;
 use super::chunk::Chunk;
-use super::journal::Journal;
+use super::journal::{BOOT, Journal};
 use super::produce::{Image, Part};
 use super::queue::{Queue, Refused};
 use super::{
@@ -110,7 +110,19 @@ impl<'a> Lane<'a> {
 
     fn work(&self) -> Result<Summary, Error> {
         let mut sum = Summary::default();
-        let mut journal = self.prepare(&mut sum)?;
+        let journal = self.prepare(&mut sum)?;
+        let done = self.fill(journal, &mut sum);
+        if done.is_err() {
+            // A disk that has less than it says may have stored parts of the image over its begin.
+            // That this fails on one that failed already is no news. The journal stays.
+            let _ = self.disk.write_at(&Buffer::new(BOOT as usize), 0);
+            let _ = self.disk.flush();
+        }
+        done.map(|()| sum)
+    }
+
+    /// What comes after the disk was prepared.
+    fn fill(&self, mut journal: Journal, sum: &mut Summary) -> Result<(), Error> {
         let start = journal.written;
         sum.resumed = self.used_before(start);
         if start > 0 {
@@ -119,7 +131,7 @@ impl<'a> Lane<'a> {
         self.phase(Phase::Write, self.plan.mapped().map(|all| all.saturating_sub(sum.resumed)));
         // The producer may have ended, which is told below.
         let _ = self.ready.push(start, None);
-        let image = self.write(&mut journal, start, &mut sum)?;
+        let image = self.write(&mut journal, start, sum)?;
         self.phase(Phase::Flush, None);
         self.flush()?;
         journal.write(self.disk).map_err(|source| self.failed("writing", HEAD / 2, source))?;
@@ -134,15 +146,14 @@ impl<'a> Lane<'a> {
         let which: Vec<&Part> =
             image.parts.iter().filter(|part| !(part.hole && journal.zeroed)).collect();
         if self.options.verify {
-            self.verify(&image, &which, &mut sum)?;
+            self.verify(&image, &which, sum)?;
         }
-        sum.skipped = self
-            .disk
-            .size()
-            .min(self.plan.size.unwrap_or(u64::MAX))
-            .saturating_sub(which.iter().map(|part| part.length).sum());
+        let end = self.plan.size.or(image.parts.last().map(Part::end)).unwrap_or(0);
+        sum.skipped = end.saturating_sub(which.iter().map(|part| part.length).sum());
         self.finish(&head)?;
-        Ok(sum)
+        let of_head = |part: &&Part| part.end().min(HEAD).saturating_sub(part.offset);
+        sum.written += which.iter().map(of_head).sum::<u64>();
+        Ok(())
     }
 
     /// Removes what is on the disk, unless it is a part of this image.
@@ -334,7 +345,10 @@ impl<'a> Lane<'a> {
         if self.options.stopped() {
             return Err(Error::Stopped);
         }
-        if let Err(error) = self.keep(head, 0) {
+        // A write of a whole MiB can be cut off anywhere: what makes it boot comes alone, and last.
+        let (boot, rest) = head.split_at(ALIGNMENT.min(head.len()));
+        let kept = self.keep(rest, boot.len() as u64).and_then(|()| self.keep(boot, 0));
+        if let Err(error) = kept {
             // It must not boot; that this fails as well is no news.
             let _ = self.disk.write_at(&Buffer::new(HEAD as usize), 0);
             let _ = self.disk.flush();

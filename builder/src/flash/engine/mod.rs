@@ -104,6 +104,14 @@ pub trait Feed: Send {
     /// When it cannot be read, or is damaged.
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> anyhow::Result<usize>;
 
+    /// Checks whether it is still the image that was opened, as far as that is known at once.
+    ///
+    /// # Errors
+    /// When it has changed.
+    fn unchanged(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Checks what can be checked at the end only.
     ///
     /// # Errors

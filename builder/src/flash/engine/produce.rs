@@ -135,6 +135,7 @@ impl Producer<'_, '_> {
         }
         let sha256 = hash.finalize().into();
         if piece.sha256.is_some_and(|expected| expected != sha256) {
+            feed.unchanged().map_err(Cause::image)?;
             let (from, to) = (piece.offset, piece.end());
             return Err(Cause::Image(format!(
                 "the image is damaged: bytes {from} to {to} do not have their digest; get it anew"

@@ -124,6 +124,18 @@ impl Reader {
         matches!(self.kind, Kind::Local(_))
     }
 
+    /// Checks whether a local file is still what it was when it was opened.
+    ///
+    /// # Errors
+    /// When it has changed.
+    pub fn unchanged(&self) -> Result<(), Error> {
+        match (&self.kind, &self.opened) {
+            (Kind::Local(local), _) => local.opened.check(self.at),
+            (_, Some(opened)) => opened.check(self.at),
+            (_, None) => Ok(()),
+        }
+    }
+
     /// Checks what is known at the end only, and reads what is left for that: digests of the file and
     /// of the image, that a packed file ends as it should, and that a local file did not change since
     /// it was opened. To be called before the flashed disk is made bootable.
