@@ -10,8 +10,8 @@ use super::produce::Part;
 use super::{CHUNK, Disk, HEAD};
 use crate::image::direct::{ALIGNMENT, Buffer};
 
-/// One reads while the other hashes.
-const THREADS: usize = 2;
+/// Some read while others hash; disks give more when several reads wait for them.
+const THREADS: usize = 4;
 
 /// Why it was not read back.
 #[derive(Debug)]

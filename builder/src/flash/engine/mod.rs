@@ -13,6 +13,7 @@
 pub mod backup;
 mod check;
 mod chunk;
+mod hash;
 pub mod journal;
 mod lane;
 mod produce;

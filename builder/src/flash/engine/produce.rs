@@ -1,10 +1,10 @@
 //! Reads the image once, hashes it, and hands it to the disks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::chunk::{Chunk, Pool};
+use super::hash::Hasher;
 use super::lane::{Cause, Lane, Order};
 use super::queue::Refused;
 use super::{CHUNK, Feed, HEAD, Options, Origin, PATIENCE, Piece, Plan};
@@ -49,15 +49,19 @@ pub fn produce(plan: &Plan, origin: &dyn Origin, lanes: &[Lane<'_>], options: Op
     }
     let start = alive.iter().map(|(_, start)| *start).min().unwrap_or(0);
     let alive: Vec<&Lane<'_>> = alive.into_iter().map(|(lane, _)| lane).collect();
-    let chunks = Pool::new(3 + 3 * alive.len());
-    let mut producer = Producer { alive, chunks, options };
-    let ended = match producer.image(plan, origin, start) {
-        Ok(image) => {
-            let image = Arc::new(image);
-            producer.send(|| Order::End(Arc::clone(&image)))
-        }
-        Err(cause) => Err(cause),
+    let (hasher, ended) = match Hasher::new() {
+        Ok(hasher) => (Some(hasher), Ok(())),
+        Err(error) => (None, Err(Cause::Image(format!("starting a thread: {error}")))),
     };
+    let chunks = Pool::new(3 + super::hash::WAITING + 3 * alive.len());
+    let image = Image { parts: Vec::new(), head: vec![0; HEAD as usize] };
+    let mut producer = Producer { alive, chunks, options, hasher, image, hashed: VecDeque::new() };
+    let ended = ended.and_then(|()| producer.image(plan, origin, start)).and_then(|()| {
+        let head = std::mem::take(&mut producer.image.head);
+        let parts = std::mem::take(&mut producer.image.parts);
+        let image = Arc::new(Image { parts, head });
+        producer.send(|| Order::End(Arc::clone(&image)))
+    });
     for lane in producer.alive {
         lane.end(ended.as_ref().err());
     }
@@ -67,6 +71,12 @@ struct Producer<'a, 'b> {
     alive: Vec<&'a Lane<'b>>,
     chunks: Pool,
     options: Options<'a>,
+    /// Absent when there is no thread for it: then nothing is produced.
+    hasher: Option<Hasher>,
+    /// What was read so far.
+    image: Image,
+    /// Parts whose digests are still being made, with those that they should have.
+    hashed: VecDeque<(usize, Option<[u8; 32]>)>,
 }
 
 impl Producer<'_, '_> {
@@ -84,44 +94,38 @@ impl Producer<'_, '_> {
         if self.alive.is_empty() { Err(Cause::Nobody) } else { Ok(()) }
     }
 
-    fn image(&mut self, plan: &Plan, origin: &dyn Origin, start: u64) -> Result<Image, Cause> {
+    fn image(&mut self, plan: &Plan, origin: &dyn Origin, start: u64) -> Result<(), Cause> {
         if self.alive.is_empty() {
             return Err(Cause::Nobody);
         }
         let mut feed = origin.feed().map_err(Cause::image)?;
-        let mut image = Image { parts: Vec::new(), head: vec![0; HEAD as usize] };
         match &plan.pieces {
             Some(pieces) => {
                 for piece in pieces {
-                    let part = match piece.sha256 {
+                    match piece.sha256 {
                         // What has no digest has to be read, though it is on the disk.
                         Some(sha256) if piece.end() <= start && piece.offset >= HEAD => {
                             let Piece { offset, length, .. } = *piece;
-                            Part { offset, length, sha256, hole: false }
+                            self.image.parts.push(Part { offset, length, sha256, hole: false });
                         }
-                        _ => self.piece(piece, feed.as_mut(), &mut image.head)?,
-                    };
-                    image.parts.push(part);
+                        _ => self.piece(piece, feed.as_mut())?,
+                    }
+                    self.settle(feed.as_ref(), false)?;
                 }
             }
-            None => self.everything(feed.as_mut(), &mut image)?,
+            None => self.everything(feed.as_mut())?,
         }
-        feed.finish().map_err(Cause::image)?;
-        Ok(image)
+        self.settle(feed.as_ref(), true)?;
+        feed.finish().map_err(Cause::image)
     }
 
-    fn piece(
-        &mut self,
-        piece: &Piece,
-        feed: &mut dyn Feed,
-        head: &mut [u8],
-    ) -> Result<Part, Cause> {
-        let mut hash = Sha256::new();
+    fn piece(&mut self, piece: &Piece, feed: &mut dyn Feed) -> Result<(), Cause> {
         let mut at = piece.offset;
         while at < piece.end() {
             let end = if at < HEAD { piece.end().min(HEAD) } else { piece.end() };
             let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-            let (chunk, count) = self.read(feed, at, wanted)?;
+            let chunk = self.read(feed, at, wanted)?;
+            let count = chunk.length;
             if count < wanted {
                 return Err(Cause::Image(format!(
                     "the image is damaged: it ends at byte {}, before the part up to byte {}",
@@ -129,40 +133,35 @@ impl Producer<'_, '_> {
                     piece.end()
                 )));
             }
-            hash.update(chunk.bytes());
-            self.pass_on(chunk, head)?;
+            self.pass_on(chunk)?;
             at += count as u64;
         }
-        let sha256 = hash.finalize().into();
-        if piece.sha256.is_some_and(|expected| expected != sha256) {
-            feed.unchanged().map_err(Cause::image)?;
-            let (from, to) = (piece.offset, piece.end());
-            return Err(Cause::Image(format!(
-                "the image is damaged: bytes {from} to {to} do not have their digest; get it anew"
-            )));
-        }
-        Ok(Part { offset: piece.offset, length: piece.length, sha256, hole: false })
+        let (offset, length) = (piece.offset, piece.length);
+        self.part(Part { offset, length, sha256: [0; 32], hole: false }, piece.sha256)
     }
 
-    fn everything(&mut self, feed: &mut dyn Feed, image: &mut Image) -> Result<(), Cause> {
+    fn everything(&mut self, feed: &mut dyn Feed) -> Result<(), Cause> {
         let mut at = 0;
         loop {
             let wanted = if at < HEAD { HEAD as usize } else { CHUNK };
-            let (chunk, count) = self.read(feed, at, wanted)?;
+            let chunk = self.read(feed, at, wanted)?;
+            let (count, bytes) = (chunk.length, chunk.bytes());
             if count == 0 {
                 return Ok(());
             }
-            let bytes = chunk.bytes();
             let (offset, length) = (at, count as u64);
-            let hole = at >= HEAD && bytes.iter().all(|byte| *byte == 0);
-            let sha256 = Sha256::digest(bytes).into();
-            image.parts.push(Part { offset, length, sha256, hole });
+            // A comparison of memory is far faster than looking at each byte.
+            let hole =
+                at >= HEAD && bytes.first() == Some(&0) && bytes.get(1..) == bytes.get(..count - 1);
             if hole {
                 let chunk = Arc::new(chunk);
+                self.hash(&chunk)?;
                 self.send(|| Order::Zeroes(Arc::clone(&chunk)))?;
             } else {
-                self.pass_on(chunk, &mut image.head)?;
+                self.pass_on(chunk)?;
             }
+            self.part(Part { offset, length, sha256: [0; 32], hole }, None)?;
+            self.settle(feed, false)?;
             at += length;
             if count < wanted {
                 return Ok(());
@@ -170,13 +169,44 @@ impl Producer<'_, '_> {
         }
     }
 
+    fn hasher(&self) -> Result<&Hasher, Cause> {
+        self.hasher.as_ref().ok_or(Cause::Nobody)
+    }
+
+    fn hash(&self, chunk: &Arc<Chunk>) -> Result<(), Cause> {
+        self.hasher()?.add(Arc::clone(chunk)).map_err(Cause::image)
+    }
+
+    /// Ends a part; its digest comes later.
+    fn part(&mut self, part: Part, expected: Option<[u8; 32]>) -> Result<(), Cause> {
+        self.hasher()?.end().map_err(Cause::image)?;
+        self.hashed.push_back((self.image.parts.len(), expected));
+        self.image.parts.push(part);
+        Ok(())
+    }
+
+    /// Takes the digests that there are, or waits for all of them.
+    fn settle(&mut self, feed: &dyn Feed, wait: bool) -> Result<(), Cause> {
+        while let Some((number, expected)) = self.hashed.front().copied() {
+            let Some(sha256) = self.hasher()?.digest(wait).map_err(Cause::image)? else {
+                return Ok(());
+            };
+            self.hashed.pop_front();
+            let Some(part) = self.image.parts.get_mut(number) else { continue };
+            part.sha256 = sha256;
+            if expected.is_some_and(|expected| expected != sha256) {
+                feed.unchanged().map_err(Cause::image)?;
+                let (from, to) = (part.offset, part.end());
+                return Err(Cause::Image(format!(
+                    "the image is damaged: bytes {from} to {to} do not have their digest; get it anew"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads into a chunk, filled up with zeroes to whole sectors.
-    fn read(
-        &mut self,
-        feed: &mut dyn Feed,
-        at: u64,
-        wanted: usize,
-    ) -> Result<(Chunk, usize), Cause> {
+    fn read(&mut self, feed: &mut dyn Feed, at: u64, wanted: usize) -> Result<Chunk, Cause> {
         if self.options.stopped() {
             return Err(Cause::Stopped);
         }
@@ -187,20 +217,21 @@ impl Producer<'_, '_> {
         let padded = count.next_multiple_of(ALIGNMENT);
         room.get_mut(count..padded).unwrap_or_default().fill(0);
         chunk.length = count;
-        Ok((chunk, count))
+        Ok(chunk)
     }
 
-    fn pass_on(&mut self, chunk: Chunk, head: &mut [u8]) -> Result<(), Cause> {
-        let at = usize::try_from(chunk.offset).unwrap_or(usize::MAX);
-        if chunk.offset < HEAD {
-            let room = head.get_mut(at..).unwrap_or_default();
-            let count = room.len().min(chunk.length);
-            if let (Some(to), Some(from)) = (room.get_mut(..count), chunk.bytes().get(..count)) {
-                to.copy_from_slice(from);
-            }
-            return Ok(());
-        }
+    fn pass_on(&mut self, chunk: Chunk) -> Result<(), Cause> {
         let chunk = Arc::new(chunk);
-        self.send(|| Order::Write(Arc::clone(&chunk)))
+        self.hash(&chunk)?;
+        if chunk.offset >= HEAD {
+            return self.send(|| Order::Write(Arc::clone(&chunk)));
+        }
+        let at = usize::try_from(chunk.offset).unwrap_or(usize::MAX);
+        let room = self.image.head.get_mut(at..).unwrap_or_default();
+        let count = room.len().min(chunk.length);
+        if let (Some(to), Some(from)) = (room.get_mut(..count), chunk.bytes().get(..count)) {
+            to.copy_from_slice(from);
+        }
+        Ok(())
     }
 }
