@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::output::{BLOCK, hex};
 
 /// Pieces that wait for a thread at most; with the pieces' size it bounds memory.
-const WAITING: usize = 16;
+const WAITING: usize = 8;
 
 static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
