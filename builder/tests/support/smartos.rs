@@ -10,6 +10,8 @@ use std::process::{Command, Output};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
+// A test may have more than one of the supports.
+#[allow(clippy::duplicate_mod)]
 #[path = "noise.rs"]
 mod noise;
 

@@ -10,6 +10,8 @@ use std::process::{Command, Output};
 use headnode::image::Content;
 use headnode::image::ufs::Entry;
 
+// A test may have more than one of the supports.
+#[allow(clippy::duplicate_mod)]
 #[path = "noise.rs"]
 mod noise;
 
