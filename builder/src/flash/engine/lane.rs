@@ -4,6 +4,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::libc;
+
 use super::backup::{self, Backup};
 use super::check;
 use super::chunk::Chunk;
@@ -105,7 +107,13 @@ impl<'a> Lane<'a> {
     }
 
     pub(super) fn failed(&self, doing: &'static str, offset: u64, source: io::Error) -> Error {
-        if self.disk.is_gone() { Error::Gone } else { Error::Io { doing, offset, source } }
+        // The kernel may know the disk for a moment longer than it is there.
+        let gone = [libc::ENODEV, libc::ENXIO, libc::ENOMEDIUM];
+        if source.raw_os_error().is_some_and(|number| gone.contains(&number)) || self.disk.is_gone()
+        {
+            return Error::Gone;
+        }
+        Error::Io { doing, offset, source }
     }
 
     fn work(&self) -> Result<Summary, Error> {
@@ -141,7 +149,7 @@ impl<'a> Lane<'a> {
         if let Some(Backup { offset, bytes }) = backup::move_to_end(&mut head, self.disk.size()) {
             let mut tail = Buffer::new(bytes.len());
             tail.copy_from_slice(&bytes);
-            self.keep(&tail, offset)?;
+            self.keep(&tail, offset, sum)?;
         }
         let which: Vec<&Part> =
             image.parts.iter().filter(|part| !(part.hole && journal.zeroed)).collect();
@@ -150,7 +158,7 @@ impl<'a> Lane<'a> {
         }
         let end = self.plan.size.or(image.parts.last().map(Part::end)).unwrap_or(0);
         sum.skipped = end.saturating_sub(which.iter().map(|part| part.length).sum());
-        self.finish(&head)?;
+        self.finish(&head, sum)?;
         let of_head = |part: &&Part| part.end().min(HEAD).saturating_sub(part.offset);
         sum.written += which.iter().map(of_head).sum::<u64>();
         Ok(())
@@ -340,14 +348,15 @@ impl<'a> Lane<'a> {
     }
 
     /// Makes the disk bootable.
-    fn finish(&self, head: &[u8]) -> Result<(), Error> {
+    fn finish(&self, head: &[u8], sum: &mut Summary) -> Result<(), Error> {
         self.phase(Phase::Finish, None);
         if self.options.stopped() {
             return Err(Error::Stopped);
         }
         // A write of a whole MiB can be cut off anywhere: what makes it boot comes alone, and last.
         let (boot, rest) = head.split_at(ALIGNMENT.min(head.len()));
-        let kept = self.keep(rest, boot.len() as u64).and_then(|()| self.keep(boot, 0));
+        let rest_at = boot.len() as u64;
+        let kept = self.keep(rest, rest_at, sum).and_then(|()| self.keep(boot, 0, sum));
         if let Err(error) = kept {
             // It must not boot; that this fails as well is no news.
             let _ = self.disk.write_at(&Buffer::new(HEAD as usize), 0);
@@ -362,7 +371,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Writes and reads back.
-    fn keep(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+    fn keep(&self, bytes: &[u8], offset: u64, sum: &mut Summary) -> Result<(), Error> {
         let mut found = Buffer::new(bytes.len());
         for _ in 0..=RETRIES {
             self.disk.write_at(bytes, offset).map_err(|e| self.failed("writing", offset, e))?;
@@ -373,6 +382,7 @@ impl<'a> Lane<'a> {
                 return Ok(());
             }
             self.tell(Event::Mismatch { offset, length: bytes.len() as u64 });
+            sum.repaired += 1;
         }
         Err(Error::Bad { offset, length: bytes.len() as u64 })
     }

@@ -322,7 +322,7 @@ fn damage_is_repaired_when_it_does_not_come_again() {
         let told = events.0.lock().unwrap();
         let mismatches = told.iter().filter(|(_, e)| matches!(e, Event::Mismatch { .. })).count();
         assert!(mismatches > 0, "{at}");
-        assert_eq!(sum.repaired > 0, (MIB..23 * MIB).contains(&at));
+        assert!(sum.repaired > 0, "{at}");
     }
 }
 
