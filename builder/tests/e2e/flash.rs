@@ -69,8 +69,10 @@ fn e2e_flash_a_key_that_was_pulled_out_goes_on_and_then_boots() {
     assert!(list.contains("usb-QEMU_QEMU_HARDDISK_blank-0:0"), "{list}");
 
     let begun = Instant::now();
-    let run =
-        |log: &str| format!("({flash} {STICK} --yes --json >{log} 2>&1; echo code $? >>{log})");
+    let run = |log: &str| {
+        let options = "--yes --json --ssh-key site.pub";
+        format!("({flash} {STICK} {options} >{log} 2>&1; echo code $? >>{log})")
+    };
     dc.headnode(&format!("{} </dev/null >/dev/null 2>&1 &", run("first")));
     until(&dc, "grep -q '\"phase\":\"write\"' /var/tmp/first");
     until(&dc, "grep -qE '\"event\":\"progress\"|\"phase\":\"flush\"' /var/tmp/first");
