@@ -3,50 +3,45 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use sha2::{Digest, Sha256};
 
-use super::output::{BLOCK, hex};
-
-/// Pieces that wait for a thread at most; with the pieces' size it bounds memory.
-const WAITING: usize = 8;
+use super::output::BLOCK;
 
 static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
-enum Part {
-    Data(Arc<Vec<u8>>),
+enum Part<T> {
+    Data(Arc<T>),
     Zeroes(u64),
-    Begin,
     End,
 }
 
-/// Hashes a stream's parts in order.
-pub struct Hasher {
-    parts: Option<SyncSender<Part>>,
-    digests: Receiver<String>,
+/// Hashes a stream's parts in order; `T` is a piece of the stream.
+pub struct Hasher<T> {
+    parts: Option<SyncSender<Part<T>>>,
+    digests: Receiver<[u8; 32]>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Hasher {
-    /// Starts the thread.
+impl<T: AsRef<[u8]> + Send + Sync + 'static> Hasher<T> {
+    /// Starts the thread. At most `waiting` pieces wait for it; with their size that bounds memory.
     ///
     /// # Errors
     /// When the operating system has none left.
-    pub fn new() -> io::Result<Self> {
-        let (parts, queue) = sync_channel(WAITING);
+    pub fn new(waiting: usize) -> io::Result<Self> {
+        let (parts, queue) = sync_channel::<Part<T>>(waiting);
         let (done, digests) = channel();
         let work = move || {
             let mut hash = Sha256::new();
             for part in queue {
                 match part {
-                    Part::Data(bytes) => hash.update(bytes.as_slice()),
+                    Part::Data(piece) => hash.update((*piece).as_ref()),
                     Part::Zeroes(count) => zeroes(&mut hash, count),
-                    Part::Begin => hash = Sha256::new(),
                     Part::End => {
                         // Nobody listens any more when the stream was given up.
-                        let _ = done.send(hex(std::mem::take(&mut hash)));
+                        let _ = done.send(std::mem::take(&mut hash).finalize().into());
                     }
                 }
             }
@@ -59,7 +54,7 @@ impl Hasher {
     ///
     /// # Errors
     /// When the thread died.
-    pub fn data(&self, bytes: &Arc<Vec<u8>>) -> io::Result<()> {
+    pub fn data(&self, bytes: &Arc<T>) -> io::Result<()> {
         self.send(Part::Data(Arc::clone(bytes)))
     }
 
@@ -71,14 +66,6 @@ impl Hasher {
         self.send(Part::Zeroes(count))
     }
 
-    /// Forgets what came since the last end.
-    ///
-    /// # Errors
-    /// When the thread died.
-    pub fn begin(&self) -> io::Result<()> {
-        self.send(Part::Begin)
-    }
-
     /// Ends a part; its digest will be given by [`Hasher::next`].
     ///
     /// # Errors
@@ -87,21 +74,33 @@ impl Hasher {
         self.send(Part::End)
     }
 
-    /// Waits for the digest of the oldest part that ended and was not asked for yet, in hex.
+    /// Waits for the digest of the oldest part that ended and was not asked for yet.
     ///
     /// # Errors
     /// When the thread died.
-    pub fn next(&self) -> io::Result<String> {
+    pub fn next(&self) -> io::Result<[u8; 32]> {
         self.digests.recv().map_err(|_| died())
     }
 
-    fn send(&self, part: Part) -> io::Result<()> {
+    /// The same without waiting; nothing when that digest is still being made.
+    ///
+    /// # Errors
+    /// When the thread died.
+    pub fn ready(&self) -> io::Result<Option<[u8; 32]>> {
+        match self.digests.try_recv() {
+            Ok(digest) => Ok(Some(digest)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(died()),
+        }
+    }
+
+    fn send(&self, part: Part<T>) -> io::Result<()> {
         let parts = self.parts.as_ref().ok_or_else(died)?;
         parts.send(part).map_err(|_| died())
     }
 }
 
-impl Drop for Hasher {
+impl<T> Drop for Hasher<T> {
     fn drop(&mut self) {
         drop(self.parts.take());
         if let Some(thread) = self.thread.take() {
@@ -130,10 +129,8 @@ mod tests {
 
     #[test]
     fn parts_are_hashed_in_order() {
-        let hasher = Hasher::new().unwrap();
+        let hasher = Hasher::new(16).unwrap();
         let piece = |byte: u8| Arc::new(vec![byte; 3]);
-        hasher.data(&piece(9)).unwrap();
-        hasher.begin().unwrap();
         // More than may wait.
         for number in 0..100 {
             hasher.data(&piece(number)).unwrap();
@@ -144,7 +141,8 @@ mod tests {
         let mut hash = Sha256::new();
         (0..100).for_each(|number| hash.update([number; 3]));
         hash.update(vec![0; 100_000]);
-        assert_eq!(hasher.next().unwrap(), hex(hash));
-        assert_eq!(hasher.next().unwrap(), hex(Sha256::new()));
+        assert_eq!(hasher.next().unwrap(), *hash.finalize());
+        assert_eq!(hasher.next().unwrap(), *Sha256::digest([]));
+        assert_eq!(hasher.ready().unwrap(), None);
     }
 }

@@ -13,6 +13,7 @@ use super::deflate::GzipWriter;
 use super::direct::Raw;
 use super::hashing::Hasher;
 use super::pool::Pool;
+use crate::platform::cache::hex as bytes_hex;
 
 /// The unit in which holes are found: a block of zeroes is not written. A multiple of the 4 KiB
 /// that bmap tools count in.
@@ -26,6 +27,8 @@ pub const MAX_RANGE: u64 = 8 << 20;
 
 /// Bytes that are handed to the hashing threads at once: few hand-overs, and they stay in the caches.
 const PIECE: usize = 8 * BLOCK;
+/// Pieces that wait for a hashing thread at most; with their size it bounds memory.
+const WAITING: usize = 8;
 
 static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
@@ -174,14 +177,14 @@ enum Kind {
 /// The threads that hash, each begun when it is needed first.
 #[derive(Default)]
 struct Hashers {
-    ranges: Option<Hasher>,
-    whole: Option<Hasher>,
+    ranges: Option<Hasher<Vec<u8>>>,
+    whole: Option<Hasher<Vec<u8>>>,
 }
 
-fn begun(hasher: &mut Option<Hasher>) -> io::Result<&mut Hasher> {
+fn begun(hasher: &mut Option<Hasher<Vec<u8>>>) -> io::Result<&mut Hasher<Vec<u8>>> {
     let there = match hasher.take() {
         Some(there) => there,
-        None => Hasher::new()?,
+        None => Hasher::new(WAITING)?,
     };
     Ok(hasher.insert(there))
 }
@@ -259,14 +262,14 @@ impl Output {
         let sha256 = match &self.hashers.whole {
             Some(hasher) => {
                 hasher.end()?;
-                Some(hasher.next()?)
+                Some(bytes_hex(&hasher.next()?))
             }
             None => None,
         };
         let (mut ranges, mut personal) = (Vec::new(), Vec::new());
         for (range, path) in std::mem::take(&mut self.ranges) {
             let Range { offset, length, .. } = range;
-            let sha256 = begun(&mut self.hashers.ranges)?.next()?;
+            let sha256 = bytes_hex(&begun(&mut self.hashers.ranges)?.next()?);
             match path {
                 Some(path) => {
                     personal.push(Personal { path, offset, length, sha256: Some(sha256) });
@@ -440,12 +443,7 @@ impl Output {
 
 /// A finished SHA-256 as hexadecimal digits.
 pub fn hex(hash: Sha256) -> String {
-    use std::fmt::Write as _;
-    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes_hex(&hash.finalize())
 }
 
 #[cfg(test)]

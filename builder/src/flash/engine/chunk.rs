@@ -40,6 +40,12 @@ impl Chunk {
     }
 }
 
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {

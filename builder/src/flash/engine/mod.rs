@@ -13,7 +13,6 @@
 pub mod backup;
 mod check;
 mod chunk;
-mod hash;
 pub mod journal;
 mod lane;
 mod produce;

@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chunk::{Chunk, Pool};
-use super::hash::Hasher;
 use super::lane::{Cause, Lane, Order};
 use super::queue::Refused;
 use super::{CHUNK, Feed, HEAD, Options, Origin, PATIENCE, Piece, Plan};
 use crate::image::direct::ALIGNMENT;
+use crate::image::hashing::Hasher;
+
+/// Chunks that wait to be hashed at most.
+const WAITING: usize = 3;
 
 /// A part of the image as it was read.
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +52,11 @@ pub fn produce(plan: &Plan, origin: &dyn Origin, lanes: &[Lane<'_>], options: Op
     }
     let start = alive.iter().map(|(_, start)| *start).min().unwrap_or(0);
     let alive: Vec<&Lane<'_>> = alive.into_iter().map(|(lane, _)| lane).collect();
-    let (hasher, ended) = match Hasher::new() {
+    let (hasher, ended) = match Hasher::new(WAITING) {
         Ok(hasher) => (Some(hasher), Ok(())),
         Err(error) => (None, Err(Cause::Image(format!("starting a thread: {error}")))),
     };
-    let chunks = Pool::new(3 + super::hash::WAITING + 3 * alive.len());
+    let chunks = Pool::new(3 + WAITING + 3 * alive.len());
     let image = Image { parts: Vec::new(), head: vec![0; HEAD as usize] };
     let mut producer = Producer { alive, chunks, options, hasher, image, hashed: VecDeque::new() };
     let ended = ended.and_then(|()| producer.image(plan, origin, start)).and_then(|()| {
@@ -72,7 +75,7 @@ struct Producer<'a, 'b> {
     chunks: Pool,
     options: Options<'a>,
     /// Absent when there is no thread for it: then nothing is produced.
-    hasher: Option<Hasher>,
+    hasher: Option<Hasher<Chunk>>,
     /// What was read so far.
     image: Image,
     /// Parts whose digests are still being made, with those that they should have.
@@ -169,17 +172,17 @@ impl Producer<'_, '_> {
         }
     }
 
-    fn hasher(&self) -> Result<&Hasher, Cause> {
+    fn hasher(&self) -> Result<&Hasher<Chunk>, Cause> {
         self.hasher.as_ref().ok_or(Cause::Nobody)
     }
 
     fn hash(&self, chunk: &Arc<Chunk>) -> Result<(), Cause> {
-        self.hasher()?.add(Arc::clone(chunk)).map_err(Cause::image)
+        self.hasher()?.data(chunk).map_err(|error| Cause::image(error.into()))
     }
 
     /// Ends a part; its digest comes later.
     fn part(&mut self, part: Part, expected: Option<[u8; 32]>) -> Result<(), Cause> {
-        self.hasher()?.end().map_err(Cause::image)?;
+        self.hasher()?.end().map_err(|error| Cause::image(error.into()))?;
         self.hashed.push_back((self.image.parts.len(), expected));
         self.image.parts.push(part);
         Ok(())
@@ -188,9 +191,10 @@ impl Producer<'_, '_> {
     /// Takes the digests that there are, or waits for all of them.
     fn settle(&mut self, feed: &dyn Feed, wait: bool) -> Result<(), Cause> {
         while let Some((number, expected)) = self.hashed.front().copied() {
-            let Some(sha256) = self.hasher()?.digest(wait).map_err(Cause::image)? else {
-                return Ok(());
-            };
+            let hasher = self.hasher()?;
+            let digest = if wait { hasher.next().map(Some) } else { hasher.ready() };
+            let digest = digest.map_err(|error| Cause::image(error.into()))?;
+            let Some(sha256) = digest else { return Ok(()) };
             self.hashed.pop_front();
             let Some(part) = self.image.parts.get_mut(number) else { continue };
             part.sha256 = sha256;
