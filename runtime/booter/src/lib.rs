@@ -5,6 +5,7 @@
 //! each machine ([`script`]) from CNAPI's boot parameters or, when CNAPI is down, from the
 //! booter's own cache ([`params`]).
 
+pub mod admission;
 mod booter;
 mod clock;
 pub mod dhcp;
@@ -13,10 +14,13 @@ mod error;
 pub mod http;
 mod ipv6;
 pub mod leases;
+pub mod live;
 mod limit;
 pub mod metrics;
 pub mod net;
+pub mod networks;
 pub mod notify;
+pub mod observe;
 pub mod params;
 pub mod script;
 pub mod settings;
