@@ -177,7 +177,7 @@ mod tests {
     fn heads_of_firmware_and_tools_are_read() {
         check("GET /a?b HTTP/1.1\r\nhost: x\r\nRange: bytes=1-\r\n\r\nmore", |head| {
             assert_eq!((head.method, head.target, head.path), ("GET", "/a?b", "/a"));
-            assert_eq!((head.length, head.keep_alive, head.old), (45, true, false));
+            assert_eq!((head.length, head.keep_alive, head.old), (47, true, false));
             assert_eq!(head.header("range"), Some("bytes=1-"));
             assert_eq!(head.body, Body::Length(0));
         });
