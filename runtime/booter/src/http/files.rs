@@ -1,12 +1,13 @@
 //! Finding and opening files below the folders that are served, and never anything else.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -18,10 +19,17 @@ use super::range::{self, Version};
 /// another one in its place.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// How long a file that was opened is used for others' requests. All nodes of a rack ask for the same
+/// few files at the same time; none of them notices that a file was exchanged so little later.
+const SHARED: Duration = Duration::from_millis(100);
+/// Most files that are shared.
+const SHARED_MOST: usize = 64;
+
 /// The folders that are served.
 #[derive(Debug, Default)]
 pub struct Folders {
     all: Vec<Folder>,
+    shared: Mutex<HashMap<String, (Instant, Opened)>>,
 }
 
 #[derive(Debug)]
@@ -33,7 +41,7 @@ struct Folder {
 }
 
 /// A file that can be sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Opened {
     /// The file.
     pub file: Arc<File>,
@@ -66,6 +74,29 @@ impl Folders {
     /// `NotFound` when there is no such file, or it is a folder, a device, or outside; others when
     /// it cannot be read.
     pub fn open(&self, name: &str) -> io::Result<Opened> {
+        if let Some((at, opened)) = self.shared().get(name)
+            && at.elapsed() < SHARED
+        {
+            return Ok(opened.clone());
+        }
+        let opened = self.open_now(name)?;
+        let mut shared = self.shared();
+        if shared.len() < SHARED_MOST || shared.contains_key(name) {
+            shared.insert(name.to_owned(), (Instant::now(), opened.clone()));
+        }
+        Ok(opened)
+    }
+
+    /// Closes what is not shared any more: an open file that was deleted takes its space on disk.
+    pub(super) fn close_old(&self) {
+        self.shared().retain(|_, (at, _)| at.elapsed() < SHARED);
+    }
+
+    fn shared(&self) -> MutexGuard<'_, HashMap<String, (Instant, Opened)>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_now(&self, name: &str) -> io::Result<Opened> {
         let found = self.all.iter().find_map(|f| below(name, &f.prefix).map(|rest| (f, rest)));
         let (folder, rest) = found.ok_or(io::ErrorKind::NotFound)?;
         let file = File::from(folder.open(rest)?);
@@ -237,6 +268,27 @@ mod tests {
             ["inside/boot.efi", "outside", "up/secret", "absolute", "../secret", "a/../../secret"];
         for name in names {
             assert!(open_stepwise(&folder, name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_opened_file_is_shared_for_a_moment_and_then_closed() {
+        let (dir, folders) = world();
+        let first = folders.open("os/a/boot.efi").unwrap();
+        fs::write(dir.path().join("os/new"), "another loader").unwrap();
+        fs::rename(dir.path().join("os/new"), dir.path().join("os/a/boot.efi")).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while folders.open("os/a/boot.efi").unwrap().version == first.version {
+            assert!(Instant::now() < until);
+        }
+        for n in 0..200 {
+            fs::write(dir.path().join(format!("os/{n}")), "").unwrap();
+            folders.open(&format!("os/{n}")).unwrap();
+        }
+        assert!(folders.shared().len() <= SHARED_MOST);
+        while !folders.shared().is_empty() {
+            folders.close_old();
+            assert!(Instant::now() < until);
         }
     }
 

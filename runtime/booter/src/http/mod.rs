@@ -95,7 +95,7 @@ pub async fn serve(
             server(Some(certificate)).accept(listener).await;
         }
     };
-    let sweep = sweep(&places, certificate);
+    let sweep = sweep(&places, &site.folders, certificate);
     let all = async {
         tokio::join!(plain, secure);
         places.close_waiting();
@@ -119,13 +119,14 @@ fn more_files() {
     }
 }
 
-async fn sweep(places: &Places, certificate: Option<Certificate>) {
+async fn sweep(places: &Places, folders: &Folders, certificate: Option<Certificate>) {
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0u32;
     loop {
         tick.tick().await;
         places.sweep();
+        folders.close_old();
         count = count.wrapping_add(1);
         if let Some(certificate) = certificate.clone().filter(|_| count.is_multiple_of(CERTIFICATE))
         {
