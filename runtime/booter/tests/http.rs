@@ -23,9 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Path, status, bytes and whether it was complete, of each answer.
+/// Path, status, bytes and whether it was complete.
+type Told = (String, u16, u64, bool);
+
+/// All answers.
 #[derive(Default, Clone)]
-struct Seen(Arc<Mutex<Vec<(String, u16, u64, bool)>>>);
+struct Seen(Arc<Mutex<Vec<Told>>>);
 
 impl Observer for Seen {
     fn event(&self, event: &Event<'_>) {
@@ -144,7 +147,7 @@ impl World {
     }
 
     /// Waits until an answer was told to the observer.
-    fn told(&self, wanted: impl Fn(&(String, u16, u64, bool)) -> bool) -> (String, u16, u64, bool) {
+    fn told(&self, wanted: impl Fn(&Told) -> bool) -> Told {
         let until = Instant::now() + LIMIT;
         loop {
             let found = self.seen.0.lock().unwrap().iter().find(|seen| wanted(seen)).cloned();
@@ -510,4 +513,31 @@ fn many_clients_at_once_get_whole_files() {
         thread.join().unwrap();
     }
     assert_eq!(world.seen.0.lock().unwrap().iter().filter(|seen| seen.3).count(), 40);
+}
+
+#[test]
+fn a_thousand_nodes_that_load_at_once_take_little_memory() {
+    let resident = || {
+        let about = fs::read_to_string("/proc/self/status").unwrap();
+        let line = about.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap()
+    };
+    let world = world(Limits::default());
+    let before = resident();
+    let nodes: Vec<_> = (0..1000u16)
+        .map(|n| {
+            let [high, low] = (n / 4 + 1).to_be_bytes();
+            let mut stream = world.connect_from([127, 1, high, low]);
+            stream.write_all(b"GET /os/big HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let mut head = [0; 15];
+            stream.read_exact(&mut head).unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200 OK");
+            stream
+        })
+        .collect();
+    // All of them are in the middle of the file now.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more for 1000 nodes");
+    println!("{grown} KiB more for 1000 nodes");
+    drop(nodes);
 }
