@@ -6,8 +6,10 @@ mod http_world;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
 
-use http_world::{big, curl, header, run, status, world};
+use http_world::{LIMIT, big, curl, header, run, status, world};
 use sdc_booter::http::{Limits, Tls};
 
 #[test]
@@ -137,7 +139,7 @@ fn requests_that_are_sent_together_are_answered_in_order() {
 }
 
 /// A certificate for 127.0.0.1 by a fresh authority, as an operator makes it.
-fn certificate(folder: &Path, name: &str) -> Tls {
+fn certificate_files(folder: &Path, name: &str) -> Tls {
     let path = |end: &str| folder.join(format!("{name}{end}"));
     let text = |end: &str| path(end).to_str().unwrap().to_owned();
     let (ca, ca_key, key) = (text("-ca.pem"), text("-ca.key"), text(".key"));
@@ -159,8 +161,8 @@ fn tls_serves_the_same_with_the_sites_certificate_and_takes_a_new_one() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().unwrap();
-    let files = certificate(folder.path(), "first");
-    let second = certificate(folder.path(), "second");
+    let files = certificate_files(folder.path(), "first");
+    let second = certificate_files(folder.path(), "second");
     let limits = Limits { tls: Some(files.clone()), ..Limits::default() };
     fs::set_permissions(&files.key, fs::Permissions::from_mode(0o644)).unwrap();
     let problems = limits.problems();
@@ -194,4 +196,15 @@ fn tls_serves_the_same_with_the_sites_certificate_and_takes_a_new_one() {
     fs::copy(&second.key, &files.key).unwrap();
     certificate.reload().unwrap();
     assert_eq!(curl(&["--cacert", &second_ca, &who]), b"127.0.0.1");
+
+    // Without being told: the server looks at the files itself.
+    let third = certificate_files(folder.path(), "third");
+    fs::copy(&third.certificate, &files.certificate).unwrap();
+    fs::copy(&third.key, &files.key).unwrap();
+    let third_ca = ca("third");
+    let until = Instant::now() + LIMIT;
+    let ask = || Command::new("curl").args(["-sS", "--cacert", &third_ca, &who]).output().unwrap();
+    while ask().stdout != b"127.0.0.1" {
+        assert!(Instant::now() < until, "{:?}", ask());
+    }
 }
