@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leases::{LeaseFile, Leases};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::params::{Cache, Lookup, ParamSource};
 use crate::script::Scripts;
 use crate::settings::Settings;
-use crate::{Error, dhcp, http, ipv6, net, tftp};
+use crate::{Error, dhcp, http, ipv6, net, observe, tftp};
 
 /// How long running downloads may go on after the booter was told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -110,10 +111,18 @@ impl Booter {
         if let Some(socket) = sockets.ipv6 {
             tasks.spawn(ipv6::run(socket, stop.clone()));
         }
-        let (token, about) = (stop.clone(), Arc::clone(&settings));
-        let http_listener = sockets.http;
+        let site = http::Site {
+            folders: http::Folders::default()
+                .with("os", settings.root.join("os"))
+                .with("extra", settings.root.join("extra")),
+            dynamic: http::routes::router(Arc::new(app)),
+            limits: Live::new(http::Limits::default()),
+            observer: Arc::new(observe::Nobody),
+            metrics: metrics.clone(),
+        };
+        let (token, http_listener) = (stop.clone(), sockets.http);
         tasks.spawn(async move {
-            let served = http::run(http_listener, &about, Arc::new(app), token.clone()).await;
+            let served = http::serve(http_listener, None, Arc::new(site), token.clone()).await;
             if let Err(error) = served {
                 tracing::error!("serving HTTP: {error}");
                 token.cancel();

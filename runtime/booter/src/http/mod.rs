@@ -1,164 +1,224 @@
-//! The HTTP server: platform images and `/extra` from disk, a boot script per machine.
+//! The HTTP server: files from disk at the kernel's speed, everything else from a router.
+//!
+//! HTTP/1.1 and 1.0, each connection a task: [`head`] reads a request, [`path`] and [`files`] find
+//! its file, [`range`] what of it is wanted, and it goes out by `sendfile` ([`stream`]) once it is
+//! in memory ([`cold`]). [`places`] keeps the hostile and the slow from taking all connections,
+//! [`rate`] keeps a client from more than its firmware can bear.
 
-mod listener;
+mod answer;
+mod cold;
+mod connection;
+mod dynamic;
+pub mod files;
+pub mod head;
+mod limits;
+pub mod path;
+mod places;
+pub mod range;
+mod rate;
+mod report;
+pub mod routes;
+mod stream;
+mod tls;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Path, Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use headnode_client::with_request_id;
-use headnode_model::api::REQUEST_ID_HEADER;
-use headnode_model::net::MacAddr;
-use serde::Deserialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tower_http::services::ServeDir;
-use uuid::Uuid;
+use tokio_util::task::TaskTracker;
 
-use crate::leases::Leases;
+pub use files::Folders;
+pub use limits::{Limits, SlowClient, Tls};
+pub use routes::App;
+pub use tls::{Certificate, Error as TlsError};
+
+use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::params::Lookup;
-use crate::script::Scripts;
-use crate::settings::Settings;
+use crate::observe::Observer;
+use places::{Full, Place, Places};
+use stream::Stream;
 
-/// Bytes read from disk at a time. 1 MiB would give a quarter more speed on one connection, but
-/// costs its size in memory for each of the nodes that boot at the same time.
-const CHUNK: usize = 256 << 10;
-/// Name of a machine's script before its MAC: `01` is the hardware type Ethernet (C§4.1).
-const SCRIPT: &str = "boot.ipxe.01";
+/// How often connections are looked over; also how exact their times are.
+const SWEEP: Duration = Duration::from_millis(500);
+/// How many sweeps until the certificate's files are looked at again.
+const CERTIFICATE: u32 = 10;
+/// How long no connection is accepted after that has failed: others must end first.
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// What the handlers share.
-pub struct App {
-    /// Who has which address.
-    pub leases: Arc<Mutex<Leases>>,
-    /// Where parameters come from.
-    pub lookup: Lookup,
-    /// The scripts.
-    pub scripts: Arc<Scripts>,
+/// What is served and how.
+pub struct Site {
+    /// Folders whose files are served.
+    pub folders: Folders,
+    /// Answers everything that is not below a folder. The client's address is in each request's
+    /// extensions, as [`Peer`].
+    pub dynamic: Router,
+    /// How much, to whom, for how long.
+    pub limits: Live<Limits>,
+    /// Hears of each answer.
+    pub observer: Arc<dyn Observer>,
     /// The counters.
     pub metrics: Metrics,
 }
 
-/// Serves until `stop`, then lets running answers end.
+/// The client's address, an extension of requests that [`Site::dynamic`] gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves on `listener`, and with TLS on the other one, until `stop`; then lets running answers end.
 ///
 /// # Errors
-/// When the listener breaks.
-pub async fn run(
+/// None at present: a listener that does not accept is tried again.
+pub async fn serve(
     listener: TcpListener,
-    settings: &Settings,
-    app: Arc<App>,
+    tls: Option<(TcpListener, Certificate)>,
+    site: Arc<Site>,
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    let listener = listener::Listener::new(listener, app.metrics.clone());
-    axum::serve(listener, router(settings, app))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-}
-
-fn router(settings: &Settings, app: Arc<App>) -> Router {
-    let folder = |name: &str| {
-        ServeDir::new(settings.root.join(name))
-            .append_index_html_on_directories(false)
-            .with_buf_chunk_size(CHUNK)
+) -> io::Result<()> {
+    more_files();
+    let (places, tasks) = (Arc::new(Places::new()), TaskTracker::new());
+    let server = |certificate| Server {
+        site: Arc::clone(&site),
+        places: Arc::clone(&places),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        certificate,
     };
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/metrics", get(metrics))
-        .route("/{file}", get(script))
-        .nest_service("/os", folder("os"))
-        .nest_service("/extra", folder("extra"))
-        .fallback(async || (StatusCode::NOT_FOUND, "no such file\n"))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))
-        .with_state(app)
-}
-
-/// Request id, log line and counter of each request.
-async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok());
-    let id = match given {
-        Some(id) if !id.is_empty() && id.len() <= 64 => id.to_owned(),
-        _ => Uuid::new_v4().to_string(),
+    let plain = server(None).accept(listener);
+    let certificate = tls.as_ref().map(|(_, certificate)| certificate.clone());
+    let secure = async {
+        if let Some((listener, certificate)) = tls {
+            server(Some(certificate)).accept(listener).await;
+        }
     };
-    let method = request.method().clone();
-    let path: String = request.uri().path().chars().take(200).collect();
-    let quiet = request
-        .extensions()
-        .get::<MatchedPath>()
-        .is_some_and(|matched| matches!(matched.as_str(), "/healthz" | "/metrics"));
-    let mut response = with_request_id(id.clone(), next.run(request)).await;
-    let status = response.status();
-    let class = match status.as_u16() / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        5 => "5xx",
-        _ => "other",
+    let sweep = sweep(&places, &site.folders, certificate);
+    let all = async {
+        tokio::join!(plain, secure);
+        places.close_waiting();
+        tasks.close();
+        tasks.wait().await;
     };
-    Metrics::count(&app.metrics.http_requests, class);
-    if !quiet {
-        tracing::info!(req_id = id, %method, path, status = status.as_u16(), "HTTP");
+    tokio::select! {
+        () = all => Ok(()),
+        () = sweep => Ok(()),
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+}
+
+/// As many open files as this process may have: service managers start with 1024, and each node
+/// that loads has two.
+fn more_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("allowing more open files: {error}; few nodes can load at the same time");
     }
-    response
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text()).into_response()
-}
-
-#[derive(Deserialize)]
-struct Who {
-    /// The machine's UUID, when it has not told it by DHCP.
-    uuid: Option<Uuid>,
-}
-
-async fn script(
-    State(app): State<Arc<App>>,
-    Path(file): Path<String>,
-    Query(who): Query<Who>,
-) -> Response {
-    let mac = file.strip_prefix(SCRIPT).map(str::parse::<MacAddr>);
-    let rendered = match mac {
-        None if file == "boot.ipxe" => app.scripts.chain(),
-        Some(Ok(mac)) => boot_script(&app, mac, who.uuid).await,
-        None | Some(Err(_)) => return (StatusCode::NOT_FOUND, "no such file\n").into_response(),
-    };
-    match rendered {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response(),
-        Err(error) => {
-            tracing::error!("rendering a boot script: {error}");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the boot script cannot be rendered\n")
-                .into_response()
+async fn sweep(places: &Places, folders: &Folders, certificate: Option<Certificate>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count = 0u32;
+    loop {
+        tick.tick().await;
+        places.sweep();
+        folders.close_old();
+        count = count.wrapping_add(1);
+        if let Some(certificate) = certificate.clone().filter(|_| count.is_multiple_of(CERTIFICATE))
+        {
+            let followed = tokio::task::spawn_blocking(move || certificate.follow()).await;
+            if let Err(error) = followed {
+                tracing::error!("looking at the certificate: {error}");
+            }
         }
     }
 }
 
-async fn boot_script(
-    app: &Arc<App>,
-    mac: MacAddr,
-    uuid: Option<Uuid>,
-) -> Result<String, tera::Error> {
-    let lease = app.leases.lock().unwrap_or_else(PoisonError::into_inner).get(mac).cloned();
-    // Nothing is looked up or cached for a MAC that never got an address: anybody can make them up.
-    let Some(lease) = lease else {
-        tracing::warn!(%mac, "a machine without a lease asked for its boot script");
-        return app.scripts.message(mac, "it has no address from this headnode. Boot it by PXE");
-    };
-    let uuid = lease.uuid.or(uuid);
-    let (params, origin) = app.lookup.find(mac, uuid).await;
-    Metrics::count(&app.metrics.scripts, origin.word());
-    tracing::info!(
-        %mac, ip = %lease.ip, ?uuid, platform = params.platform, parameters = origin.word(),
-        "boot script"
-    );
-    let scripts = Arc::clone(&app.scripts);
-    let render = move || scripts.boot(mac, Some(&lease), &params);
-    tokio::task::spawn_blocking(render).await.unwrap_or_else(|e| Err(tera::Error::message(e)))
+/// What one listener's connections need.
+struct Server {
+    site: Arc<Site>,
+    places: Arc<Places>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    certificate: Option<Certificate>,
+}
+
+impl Server {
+    async fn accept(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let place = tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return,
+                        place = self.place(peer) => place,
+                    };
+                    if let Some(place) = place {
+                        self.start(stream, peer, place);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!("accepting an HTTP connection: {error}");
+                    self.places.make_room();
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A place, as soon as there is one; none when the client has enough.
+    async fn place(&self, peer: SocketAddr) -> Option<Place> {
+        loop {
+            match self.places.enter(peer.ip().to_canonical(), &self.site.limits.get()) {
+                Ok(place) => return Some(place),
+                Err(Full::Client) => {
+                    tracing::debug!(%peer, "an HTTP client has too many connections");
+                    return None;
+                }
+                // Others wait in the kernel's queue meanwhile. Not only until one ends: one may
+                // become idle, or too slow to stay.
+                Err(Full::All) => {
+                    let _ = tokio::time::timeout(PAUSE, self.places.freed.notified()).await;
+                }
+            }
+        }
+    }
+
+    fn start(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+        stream::prepare(&stream);
+        let acceptor = self.certificate.as_ref().map(Certificate::acceptor);
+        let (site, stop) = (Arc::clone(&self.site), self.stop.clone());
+        self.tasks.spawn(async move {
+            let stream = match acceptor {
+                None => Stream::Plain(stream),
+                Some(acceptor) => {
+                    let accepted = acceptor.accept_with(stream, |session| {
+                        session.set_buffer_limit(Some(tls::BUFFER));
+                    });
+                    let accepted = tokio::select! {
+                        accepted = accepted => accepted,
+                        () = place.kicked() => return,
+                    };
+                    match accepted {
+                        Ok(stream) => Stream::Tls(Box::new(stream)),
+                        Err(error) => {
+                            tracing::info!(%peer, "a TLS client gave up or was refused: {error}");
+                            return;
+                        }
+                    }
+                }
+            };
+            connection::run(stream, peer, &place, &site, &stop).await;
+        });
+    }
 }
