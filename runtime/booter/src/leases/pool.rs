@@ -206,7 +206,9 @@ impl Pool {
             return None;
         }
         self.drop_offer(mac);
-        let lease = if leased { self.remove(mac) } else { None };
+        // Of an offered address it is an expired lease of somebody else.
+        let owner = self.owners.get(&ip).copied();
+        let lease = owner.and_then(|owner| self.remove(owner));
         // One host with many MACs must not be able to burn the whole range.
         let most = (self.size / 8).max(4);
         while usize::try_from(most).is_ok_and(|most| self.conflicts.len() >= most) {
