@@ -8,9 +8,12 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Everybody;
 use crate::leases::{LeaseFile, Leases};
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::networks::Network;
+use crate::observe::Nobody;
 use crate::params::{Cache, Lookup, ParamSource};
 use crate::script::Scripts;
 use crate::settings::Settings;
@@ -87,8 +90,8 @@ impl Booter {
             move |source| Error::State { what, path, source }
         };
         let cache = Cache::open(&settings.state).map_err(state("making the folder"))?;
-        let file = LeaseFile::new(&settings.state);
-        let mut leases = Leases::new(settings.range, settings.reserved());
+        let mut file = LeaseFile::new(&settings.state);
+        let mut leases = Leases::new(vec![Network::own(&settings)], settings.admin_ip);
         file.load(&mut leases).map_err(state("reading the leases in"))?;
         let metrics = Metrics::new();
         metrics.leases.set(i64::try_from(leases.len()).unwrap_or(i64::MAX));
@@ -96,8 +99,15 @@ impl Booter {
         let leases = Arc::new(Mutex::new(leases));
         let scripts = Arc::new(Scripts::new(Arc::clone(&settings))?);
 
-        let engine = dhcp::Engine::new(Arc::clone(&settings), Arc::clone(&leases), metrics.clone());
-        let dhcp = dhcp::Server::new(sockets.dhcp, engine, Arc::clone(&leases), file);
+        let engine = dhcp::Engine::new(dhcp::Context {
+            booter: Arc::clone(&settings),
+            dhcp: Live::new(dhcp::Settings::default()),
+            leases: Arc::clone(&leases),
+            metrics: metrics.clone(),
+            gate: Arc::new(Everybody),
+            observer: Arc::new(Nobody),
+        });
+        let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
         let files = tftp::Files::new(settings.firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
             .map_err(state("opening the TFTP socket for"))?;

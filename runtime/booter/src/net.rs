@@ -52,7 +52,15 @@ pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
             None
         }
     };
-    Ok(dhcp::Sockets { server, client })
+    Ok(dhcp::Sockets { server, client, proxy: None })
+}
+
+/// The socket on which machines ask a proxy; only mode `proxy` needs it.
+///
+/// # Errors
+/// Names the port, the address and who may hold it.
+pub fn proxy(settings: &Settings) -> Result<tokio::net::UdpSocket, Error> {
+    udp(settings.dhcp_listen, dhcp::PROXY_PORT, settings, "proxyDHCP")
 }
 
 /// The TFTP server's socket.
@@ -109,8 +117,8 @@ fn udp(
             socket.bind_device(Some(interface.as_bytes()))?;
         }
         socket.set_broadcast(true)?;
-        // A boot storm's requests wait here while the lease file is written.
-        socket.set_recv_buffer_size(1 << 20)?;
+        // A boot storm's requests wait here.
+        socket.set_recv_buffer_size(4 << 20)?;
         socket.bind(&SocketAddr::from(address).into())?;
         socket.set_nonblocking(true)?;
         tokio::net::UdpSocket::from_std(socket.into())

@@ -24,11 +24,12 @@ async fn a_machine_keeps_its_address_over_a_crash_and_a_damaged_file() {
     let other = first.lease([2, 0, 0, 0, 0, 2], None).await;
     assert_ne!(ip, other);
     // What `kill -9` leaves: the lease was on disk before the ACK was sent.
-    let file = first.dir.path().join("state/leases");
-    let text = fs::read_to_string(&file).unwrap();
+    let text = fs::read_to_string(first.dir.path().join("state/leases.log")).unwrap();
     assert!(text.contains(&format!("02:00:00:00:00:01 {ip}")), "{text}");
     let common::World { dir, booter, .. } = first;
     booter.stop().await;
+    let file = dir.path().join("state/leases");
+    let text = fs::read_to_string(&file).unwrap();
     let cut = text.find("02:00:00:00:00:02").unwrap() + 20;
     fs::write(&file, &text[..cut]).unwrap();
 

@@ -1,26 +1,40 @@
 //! What the DHCP server answers: a function of the message, the lease table and the time.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dhcproto::error::EncodeError;
 use dhcproto::v4::MessageType;
 use headnode_model::net::MacAddr;
 use headnode_model::ports;
 use uuid::Uuid;
 
 use super::arch::{self, Program};
-use super::packet::{self, Heard, Request};
+use super::packet::{self, Client, Heard, Request};
 use super::reply::{self, Grant};
-use crate::leases::{Lease, Leases, Refusal};
+use super::settings::{Mode, RelayReply, Scheme, Settings};
+use crate::admission::{Gate, Machine, Verdict};
+use crate::leases::{Claim, Lease, Leases, Refusal};
 use crate::limit::LogLimit;
+use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::settings::Settings;
+use crate::networks::{Network, Place, rack_tag};
+use crate::observe::{Event, Observer};
 
 /// The same trouble is logged once in this many seconds.
 const LOG_PAUSE: i64 = 600;
+/// Most lines a second about what machines were given; a flood of random MACs must not fill the
+/// disk. What is not logged is still counted and observed.
+const LINES_A_SECOND: u32 = 100;
 /// A machine with the same UUID that was seen within this time is a twin, not a machine whose NIC
 /// was replaced: a day, in seconds.
 const TWIN_SECONDS: i64 = 86_400;
+/// A machine checks its address directly after it got it (RFC 2131 §3.1 step 5): a DECLINE that
+/// comes later than these seconds was forged.
+const DECLINE_SECONDS: i64 = 300;
+/// A machine waits this long after a DECLINE before it begins anew (RFC 2131 §3.1 step 5).
+const DECLINE_PAUSE: i64 = 10;
 
 /// A message to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,238 +43,495 @@ pub struct Send {
     pub bytes: Vec<u8>,
     /// Where to.
     pub to: SocketAddrV4,
+    /// An address is promised: everything in [`Leases::take_journal`] must be on disk first.
+    pub promise: bool,
+    /// An address that is offered to a machine that did not have it: it is worth a look first
+    /// whether somebody else uses it (RFC 2131 §3.1 step 2). On the booter's own network only.
+    pub probe: Option<(MacAddr, Ipv4Addr)>,
+}
+
+/// Where a message was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Who has sent it.
+    pub peer: SocketAddrV4,
+    /// Whether it came to the proxy port (4011) instead of the DHCP port.
+    pub proxy: bool,
+}
+
+/// What the engine works with.
+pub struct Context {
+    /// The booter's settings.
+    pub booter: Arc<crate::settings::Settings>,
+    /// The section `[dhcp]`.
+    pub dhcp: Live<Settings>,
+    /// The table.
+    pub leases: Arc<Mutex<Leases>>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Who may boot.
+    pub gate: Arc<dyn Gate>,
+    /// Who hears about it.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// The server without its sockets.
 pub struct Engine {
-    settings: Arc<Settings>,
-    leases: Arc<Mutex<Leases>>,
-    metrics: Metrics,
-    /// Whether leases have changed since [`Engine::take_changed`].
-    changed: bool,
+    context: Context,
     foreign: LogLimit<Ipv4Addr>,
     twins: LogLimit<(MacAddr, Uuid)>,
     troubles: LogLimit<(MacAddr, &'static str)>,
+    declines: LogLimit<MacAddr>,
+    /// The second of the last line, and how many lines there were in it.
+    lines: (i64, u32),
+}
+
+/// What became of a request.
+#[derive(Default)]
+struct Outcome {
+    send: Option<Send>,
+    answer: Option<&'static str>,
+    ip: Option<Ipv4Addr>,
+    file: Option<String>,
+    problem: Option<Cow<'static, str>>,
+}
+
+impl Outcome {
+    fn silent(problem: impl Into<Cow<'static, str>>) -> Self {
+        Self { problem: Some(problem.into()), ..Self::default() }
+    }
+}
+
+/// A request and what is known about it.
+struct Asked<'a> {
+    request: &'a Request,
+    client: Client,
+    from: Origin,
+    settings: &'a Settings,
+    /// The number of its network, when it has one.
+    at: Option<usize>,
+    rack: Option<Arc<str>>,
+    now: i64,
 }
 
 impl Engine {
-    /// A server that gives addresses from `leases`.
-    pub fn new(settings: Arc<Settings>, leases: Arc<Mutex<Leases>>, metrics: Metrics) -> Self {
+    /// A server that gives addresses from the context's table.
+    pub fn new(context: Context) -> Self {
         Self {
-            settings,
-            leases,
-            metrics,
-            changed: false,
+            context,
             foreign: LogLimit::new(LOG_PAUSE),
             twins: LogLimit::new(LOG_PAUSE),
             troubles: LogLimit::new(LOG_PAUSE),
+            declines: LogLimit::new(DECLINE_PAUSE),
+            lines: (0, 0),
         }
     }
 
-    /// Whether leases have changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+    /// What the engine works with.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Somebody else uses an address that was about to be offered to `mac`.
+    pub fn conflict(&mut self, mac: MacAddr, ip: Ipv4Addr, user: MacAddr, now: i64) {
+        if self.leases().conflict(mac, ip, now) && self.troubles.pass((user, "conflict"), now) {
+            tracing::warn!(
+                %ip, %user, %mac,
+                "an address of our ranges is used by a machine that did not get it from us: it is \
+                 left alone for an hour; give that machine another address or a reservation"
+            );
+        }
     }
 
     /// The answer to a message, when it deserves one. `now` is in Unix seconds.
-    pub fn hear(&mut self, bytes: &[u8], now: i64) -> Option<Send> {
+    pub fn hear(&mut self, bytes: &[u8], from: Origin, now: i64) -> Option<Send> {
+        let settings = self.context.dhcp.get();
+        if settings.mode == Mode::Off {
+            return None;
+        }
         match packet::parse(bytes) {
             Err(problem) => {
-                Metrics::count(&self.metrics.dhcp_requests, "malformed");
+                Metrics::count(&self.context.metrics.dhcp_requests, "malformed");
                 tracing::debug!(length = bytes.len(), "a DHCP message is ignored: {problem}");
                 None
             }
             Ok(Heard::Reply { kind, server, mac }) => {
-                if server != self.settings.admin_ip {
+                // Beside a proxy there is another server, or nobody would have an address.
+                if server != self.context.booter.admin_ip && settings.mode == Mode::Server {
                     self.note_foreign(server, mac, kind, now);
                 }
                 None
             }
-            Ok(Heard::Request(request)) => self.answer(&request, now),
+            Ok(Heard::Request(request)) => self.serve(&request, from, &settings, now),
         }
     }
 
-    fn answer(&mut self, request: &Request, now: i64) -> Option<Send> {
-        Metrics::count(&self.metrics.dhcp_requests, word(request.kind));
-        let mac = request.mac;
-        match request.kind {
-            MessageType::Release => {
-                let known = self.leases().release(mac, request.ciaddr, now);
-                self.changed |= known;
-                tracing::debug!(%mac, ip = %request.ciaddr, known, "address released");
-                return None;
-            }
-            MessageType::Decline => {
-                let ip = request.requested?;
-                if self.leases().decline(mac, ip, now) {
-                    self.changed = true;
-                    tracing::warn!(
-                        %mac, %ip,
-                        "a node found its address in use by another machine: look for a machine \
-                         with this fixed address, the node gets another one"
-                    );
-                }
-                return None;
-            }
+    fn serve(
+        &mut self,
+        request: &Request,
+        from: Origin,
+        settings: &Settings,
+        now: i64,
+    ) -> Option<Send> {
+        Metrics::count(&self.context.metrics.dhcp_requests, word(request.kind));
+        let circuit = request.circuit();
+        let place =
+            Place { circuit, link: request.link(), giaddr: request.giaddr, ciaddr: request.ciaddr };
+        let relayed = !request.giaddr.is_unspecified();
+        let (at, rack) = {
+            let leases = self.leases();
+            let at = leases.place(&place);
+            let named = circuit.filter(|_| relayed).map(|circuit| rack_tag(circuit).into());
+            let rack = named.or_else(|| leases.tag(at.filter(|at| *at != 0)?));
+            (at, rack)
+        };
+        let client = request.client();
+        let asked = Asked { request, client, from, settings, at, rack, now };
+        let outcome = self.answer(&asked);
+        let (arch, _) = arch::program(&request.archs, client == Client::Http, &settings.programs);
+        self.context.observer.event(&Event::Dhcp {
+            mac: request.mac,
+            uuid: request.uuid(),
+            asked: word(request.kind),
+            answer: outcome.answer,
+            ip: outcome.ip.map(Into::into),
+            client: client.word(),
+            arch,
+            file: outcome.file.as_deref(),
+            rack: asked.rack.as_deref(),
+            problem: outcome.problem.as_deref(),
+        });
+        match (outcome.answer, &outcome.problem) {
+            (None, _) => Metrics::count(&self.context.metrics.dhcp_requests, "ignored"),
+            (Some("nak"), _) => {}
+            (Some(answer), _) if self.may_log(now) => tracing::info!(
+                mac = %request.mac, ip = ?outcome.ip, uuid = ?request.uuid(),
+                client = client.word(), rack = asked.rack.as_deref(),
+                file = outcome.file.as_deref().unwrap_or_default(), "DHCP {answer}"
+            ),
             _ => {}
         }
-        if let (MessageType::Request, Some(server)) = (request.kind, request.server)
-            && server != self.settings.admin_ip
+        outcome.send
+    }
+
+    fn answer(&mut self, asked: &Asked<'_>) -> Outcome {
+        let Asked { request, now, .. } = *asked;
+        let mac = request.mac;
+        let proxy = asked.settings.mode == Mode::Proxy;
+        match request.kind {
+            MessageType::Release if !proxy => return self.release(asked),
+            MessageType::Decline if !proxy => return self.decline(asked),
+            MessageType::Discover | MessageType::Request | MessageType::Inform => {}
+            _ => return Outcome::silent("not for a server of this kind"),
+        }
+        let ours = self.context.booter.admin_ip;
+        if let (false, MessageType::Request, Some(server)) = (proxy, request.kind, request.server)
+            && server != ours
         {
             self.note_foreign(server, mac, request.kind, now);
             self.leases().withdraw_offer(mac);
-            return None;
+            return Outcome::silent("it takes another server's offer");
         }
-        if !request.is_pxe() {
-            Metrics::count(&self.metrics.dhcp_requests, "ignored");
-            if request.is_http_boot() && self.troubles.pass((mac, "http"), now) {
-                tracing::warn!(%mac, "UEFI HTTP boot is not served: choose PXE in its firmware");
+        let allowed = match asked.client {
+            Client::Ipxe | Client::Pxe | Client::Http | Client::Sunw => true,
+            Client::Nameless => {
+                asked.settings.allow_missing_class_id || asked.settings.allow_others
             }
-            return None;
+            Client::Other => asked.settings.allow_others,
+        };
+        if !allowed {
+            return Outcome::silent("it does not boot by network");
         }
-        if !request.giaddr.is_unspecified() && !self.settings.admin_net.contains(&request.giaddr) {
+        let machine = Machine {
+            mac,
+            uuid: request.uuid(),
+            serial: None,
+            vendor: None,
+            rack: asked.rack.as_deref(),
+        };
+        if self.context.gate.at_dhcp(&machine) == Verdict::Ignore {
+            return Outcome::silent("it may not boot here: approve it");
+        }
+        let file = match self.boot_file(asked) {
+            Ok(file) => file,
+            Err(why) => return Outcome::silent(why),
+        };
+        if proxy {
+            return self.proxy(asked, file);
+        }
+        if asked.from.proxy {
+            return Outcome::silent("the proxy port is not served in this mode");
+        }
+        let Some((at, network)) =
+            asked.at.and_then(|at| Some((at, Arc::clone(self.leases().network(at)?))))
+        else {
             if self.troubles.pass((mac, "relay"), now) {
                 tracing::warn!(
-                    %mac, relay = %request.giaddr, network = %self.settings.admin_net.trunc(),
-                    "a relay's request is ignored: there are no addresses for the relay's network"
+                    %mac, relay = %request.giaddr, circuit = request.circuit(),
+                    "a relay's request is ignored: there is no network for the relay's address or \
+                     circuit id; add a [[network]]"
                 );
             }
-            return None;
-        }
+            return Outcome::silent("there is no network for its relay");
+        };
         match request.kind {
-            MessageType::Discover => self.discover(request, now),
-            MessageType::Request => self.request(request, now),
-            MessageType::Inform => self.inform(request, now),
-            _ => None,
+            MessageType::Discover => self.discover(asked, at, &network, file),
+            MessageType::Request => self.request(asked, at, &network, file),
+            _ => self.inform(asked, at, &network, file),
         }
     }
 
-    fn discover(&mut self, request: &Request, now: i64) -> Option<Send> {
-        let file = self.boot_file(request, now)?;
-        let offer = self.leases().offer(request.mac, request.requested, now);
-        let ip = match offer {
-            Ok(ip) => ip,
+    fn discover(
+        &mut self,
+        asked: &Asked<'_>,
+        at: usize,
+        network: &Network,
+        file: Option<String>,
+    ) -> Outcome {
+        let Asked { request, now, .. } = *asked;
+        let offer = self.leases().offer(at, request.mac, request.requested, now);
+        match offer {
+            Ok((ip, fresh)) => {
+                let mut outcome = self.grant(asked, at, network, MessageType::Offer, ip, file);
+                let own = at == 0 && request.giaddr.is_unspecified();
+                if let Some(send) = outcome.send.as_mut().filter(|_| fresh && own) {
+                    send.probe = Some((request.mac, ip));
+                }
+                outcome
+            }
             Err(refusal) => {
-                self.metrics.range_exhausted.inc();
-                if self.troubles.pass((request.mac, "exhausted"), now) {
+                self.context.metrics.range_exhausted.inc();
+                if self.troubles.pass((request.mac, "exhausted"), now) && self.may_log(now) {
                     tracing::error!(mac = %request.mac, "no address for a node: {refusal}");
                 }
-                return None;
+                Outcome::silent(refusal.to_string())
             }
-        };
-        let lease = Some(self.settings.lease_seconds);
-        let grant = Grant { ip, lease, file: Some(&file) };
-        self.grant(request, MessageType::Offer, grant)
+        }
     }
 
-    fn request(&mut self, request: &Request, now: i64) -> Option<Send> {
+    /// The states of RFC 2131 §4.3.2 and its table 4: SELECTING names a server, INIT-REBOOT an
+    /// address only, RENEWING and REBINDING already use theirs.
+    fn request(
+        &mut self,
+        asked: &Asked<'_>,
+        at: usize,
+        network: &Network,
+        file: Option<String>,
+    ) -> Outcome {
+        let Asked { request, now, settings, .. } = *asked;
         let mac = request.mac;
-        let renewing = request.requested.is_none();
-        let ip = request.requested.unwrap_or(request.ciaddr);
-        if ip.is_unspecified() {
-            tracing::debug!(%mac, "a request that names no address is ignored");
-            return None;
-        }
-        let file = self.boot_file(request, now)?;
-        let lease = Lease {
-            mac,
-            ip,
-            uuid: request.uuid(),
-            seen: now,
-            until: now.saturating_add(self.settings.lease_seconds.into()),
+        let selecting = request.server.is_some();
+        let used = Some(request.ciaddr).filter(|ip| !ip.is_unspecified());
+        let Some(ip) = request.requested.or(used) else {
+            return Outcome::silent("it names no address");
         };
-        let result = self.leases().commit(lease);
-        match result {
-            Ok(changed) => {
-                self.changed |= changed;
-                let count = self.leases().len();
-                self.metrics.leases.set(i64::try_from(count).unwrap_or(i64::MAX));
-                self.note_twin(request, now);
-                let lease = Some(self.settings.lease_seconds);
-                let to_client = renewing && request.giaddr.is_unspecified();
-                let grant = Grant { ip, lease, file: Some(&file) };
-                let mut send = self.grant(request, MessageType::Ack, grant)?;
-                if to_client {
-                    send.to = SocketAddrV4::new(ip, self.settings.ports.dhcp_client);
-                }
-                Some(send)
-            }
-            Err(refusal) => {
-                let offered = request.server == Some(self.settings.admin_ip);
-                tracing::info!(%mac, offered, "an address is refused: {refusal}");
-                let why = match refusal {
-                    Refusal::NotOurs(_) => "address is not of this network's range",
-                    _ => "address is not available",
-                };
-                self.send(request, MessageType::Nak, reply::refuse(&self.settings, request, why))
-            }
+        // Beside another server: what we do not know may be right.
+        let quiet = !selecting && !settings.authoritative && self.leases().at(at, mac).is_none();
+        if quiet {
+            return Outcome::silent("it asks for an address that another server may have given");
         }
-    }
-
-    fn inform(&mut self, request: &Request, now: i64) -> Option<Send> {
-        if !self.settings.admin_net.contains(&request.ciaddr) {
-            return None;
-        }
-        let file = self.boot_file(request, now)?;
-        let grant = Grant { ip: Ipv4Addr::UNSPECIFIED, lease: None, file: Some(&file) };
-        let mut send = self.grant(request, MessageType::Ack, grant)?;
-        send.to = SocketAddrV4::new(request.ciaddr, self.settings.ports.dhcp_client);
-        Some(send)
-    }
-
-    /// The boot file's name or URL; `None`, with a log line, when there is none for the machine.
-    fn boot_file(&mut self, request: &Request, now: i64) -> Option<String> {
-        if request.ipxe {
-            let port = match self.settings.ports.http {
-                ports::BOOTER_HTTP => String::new(),
-                other => format!(":{other}"),
+        let tag = asked.rack.clone().or_else(|| self.leases().tag(at));
+        let until = now.saturating_add(network.lease_seconds.into());
+        let lease = Lease { mac, ip, uuid: request.uuid(), seen: now, until, tag };
+        let claim = if selecting { Claim::Offered } else { Claim::Remembered };
+        let result = self.leases().commit(at, lease, claim);
+        if let Err(refusal) = result {
+            if self.may_log(now) {
+                tracing::info!(%mac, selecting, "an address is refused: {refusal}");
+            }
+            let why = match refusal {
+                Refusal::NotOurs(_) => "address is not of this network's range",
+                _ => "address is not available",
             };
-            let bare = request.mac.bare();
-            return Some(format!("http://{}{port}/boot.ipxe.01{bare}", self.settings.admin_ip));
+            let bytes = reply::refuse(self.context.booter.admin_ip, request, why);
+            return Outcome {
+                send: self.send(asked, MessageType::Nak, bytes),
+                answer: Some("nak"),
+                problem: Some(refusal.to_string().into()),
+                ..Outcome::default()
+            };
         }
-        match arch::program(&request.archs) {
-            (_, Program::File(name)) => Some(name.to_owned()),
+        let count = self.leases().len();
+        self.context.metrics.leases.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.note_twin(asked, at);
+        let mut outcome = self.grant(asked, at, network, MessageType::Ack, ip, file);
+        let direct = request.requested.is_none() && request.giaddr.is_unspecified();
+        if let Some(send) = outcome.send.as_mut().filter(|_| direct) {
+            send.to = SocketAddrV4::new(ip, self.context.booter.ports.dhcp_client);
+        }
+        outcome
+    }
+
+    fn inform(
+        &mut self,
+        asked: &Asked<'_>,
+        at: usize,
+        network: &Network,
+        file: Option<String>,
+    ) -> Outcome {
+        let ip = asked.request.ciaddr;
+        if !network.subnet.contains(&ip) {
+            return Outcome::silent("its address is not of its network");
+        }
+        let zero = Ipv4Addr::UNSPECIFIED;
+        let mut outcome = self.grant(asked, at, network, MessageType::Ack, zero, file);
+        if let Some(send) = &mut outcome.send {
+            // RFC 2131 §4.3.5: to the client itself, whatever way the question came.
+            send.to = SocketAddrV4::new(ip, self.context.booter.ports.dhcp_client);
+        }
+        outcome.ip = Some(ip);
+        outcome
+    }
+
+    fn release(&mut self, asked: &Asked<'_>) -> Outcome {
+        let Asked { request, now, .. } = *asked;
+        let ip = request.ciaddr;
+        let network = asked.at.and_then(|at| self.leases().network(at).cloned());
+        let relay = |network: &Arc<Network>| {
+            let giaddr = request.giaddr;
+            network.subnet.contains(&ip)
+                && network.subnet.contains(&giaddr)
+                && *asked.from.peer.ip() == giaddr
+        };
+        if *asked.from.peer.ip() != ip && !network.as_ref().is_some_and(relay) {
+            return Outcome::silent("the release did not come from the address that it releases");
+        }
+        if !self.leases().release(request.mac, ip, now) {
+            return Outcome::silent("the released address is not its own");
+        }
+        tracing::debug!(mac = %request.mac, %ip, "address released");
+        Outcome { ip: Some(ip), ..Outcome::default() }
+    }
+
+    fn decline(&mut self, asked: &Asked<'_>) -> Outcome {
+        let Asked { request, now, .. } = *asked;
+        let mac = request.mac;
+        let Some(ip) = request.requested else {
+            return Outcome::silent("it declines no address");
+        };
+        if request.server.is_some_and(|server| server != self.context.booter.admin_ip) {
+            return Outcome::silent("it declines another server's address");
+        }
+        let old = self.leases().holder(ip).is_some_and(|lease| {
+            now.saturating_sub(lease.seen).unsigned_abs() > DECLINE_SECONDS.unsigned_abs()
+        });
+        if old || !self.declines.pass(mac, now) || !self.leases().conflict(mac, ip, now) {
+            return Outcome::silent("the decline is not believed");
+        }
+        if self.may_log(now) {
+            tracing::warn!(
+                %mac, %ip,
+                "a node found its address in use by another machine: look for a machine with this \
+                 fixed address, the node gets another one"
+            );
+        }
+        Outcome { ip: Some(ip), ..Outcome::silent("its address is in use by another machine") }
+    }
+
+    /// The PXE specification's answer beside another server: DISCOVER on the DHCP port gets an
+    /// OFFER without an address, whatever comes to the proxy port an ACK.
+    fn proxy(&mut self, asked: &Asked<'_>, file: Option<String>) -> Outcome {
+        let Asked { request, from, .. } = *asked;
+        let Some(file) = file else {
+            return Outcome::silent("it does not boot by network");
+        };
+        let kind = match (from.proxy, request.kind) {
+            (true, _) => MessageType::Ack,
+            (false, MessageType::Discover) => MessageType::Offer,
+            _ => return Outcome::silent("the other server answers this"),
+        };
+        let bytes = reply::proxy(self.context.booter.admin_ip, request, kind, &file);
+        let mut send = self.send(asked, kind, bytes);
+        if let Some(send) = &mut send {
+            send.promise = false;
+            if from.proxy {
+                send.to = from.peer;
+            }
+        }
+        Outcome { send, answer: Some("proxy"), file: Some(file), ..Outcome::default() }
+    }
+
+    /// The boot file's name or URL; none for a machine that does not boot by network.
+    fn boot_file(&mut self, asked: &Asked<'_>) -> Result<Option<String>, String> {
+        let Asked { request, client, settings, now, .. } = *asked;
+        let booter = &self.context.booter;
+        let port = booter.ports.http;
+        let http = client == Client::Http;
+        match client {
+            Client::Ipxe => {
+                let base = url(Scheme::Http, booter.admin_ip, port);
+                return Ok(Some(format!("{base}/boot.ipxe.01{}", request.mac.bare())));
+            }
+            Client::Other => return Ok(None),
+            Client::Nameless if !settings.allow_missing_class_id => return Ok(None),
+            _ => {}
+        }
+        match arch::program(&request.archs, http, &settings.programs) {
+            (_, Program::File(name)) if http => {
+                let base = url(settings.http_scheme, booter.admin_ip, port);
+                Ok(Some(format!("{base}/firmware/{name}")))
+            }
+            (_, Program::File(name)) => Ok(Some(name.to_owned())),
             (arch, Program::Nothing(why)) => {
                 if self.troubles.pass((request.mac, "arch"), now) {
                     tracing::warn!(
                         mac = %request.mac, archs = ?request.archs,
-                        "a machine of architecture {arch} cannot be booted: {why}"
+                        "a machine of architecture {arch} cannot be booted: {why}; put a program \
+                         into the settings' [dhcp.programs]"
                     );
                 }
-                None
+                Err(format!("{arch}: {why}"))
             }
         }
     }
 
-    fn grant(&mut self, request: &Request, kind: MessageType, grant: Grant<'_>) -> Option<Send> {
-        tracing::info!(
-            mac = %request.mac, ip = %grant.ip, uuid = ?request.uuid(), ipxe = request.ipxe,
-            file = grant.file.unwrap_or_default(), "DHCP {}", word(kind)
-        );
-        self.send(request, kind, reply::grant(&self.settings, request, kind, grant))
+    fn grant(
+        &mut self,
+        asked: &Asked<'_>,
+        at: usize,
+        network: &Network,
+        kind: MessageType,
+        ip: Ipv4Addr,
+        file: Option<String>,
+    ) -> Outcome {
+        let hostname = self.leases().hostname(at, asked.request.mac).map(str::to_owned);
+        let grant = Grant {
+            kind,
+            server: self.context.booter.admin_ip,
+            ip,
+            leased: !ip.is_unspecified(),
+            network,
+            hostname: hostname.as_deref(),
+            file: file.as_deref(),
+        };
+        let send = self.send(asked, kind, reply::grant(asked.request, grant));
+        Outcome { send, answer: Some(word(kind)), ip: Some(ip), file, problem: None }
     }
 
     fn send(
         &self,
-        request: &Request,
+        asked: &Asked<'_>,
         kind: MessageType,
-        bytes: Result<Vec<u8>, dhcproto::error::EncodeError>,
+        bytes: Result<Vec<u8>, EncodeError>,
     ) -> Option<Send> {
+        let request = asked.request;
         let bytes = bytes
             .map_err(|error| tracing::error!(mac = %request.mac, "writing a DHCP reply: {error}"))
             .ok()?;
-        Metrics::count(&self.metrics.dhcp_replies, word(kind));
-        let ports = &self.settings.ports;
+        Metrics::count(&self.context.metrics.dhcp_replies, word(kind));
+        let booter = &self.context.booter;
         let to = if request.giaddr.is_unspecified() {
-            SocketAddrV4::new(self.settings.broadcast, ports.dhcp_client)
+            SocketAddrV4::new(booter.broadcast, booter.ports.dhcp_client)
+        } else if asked.settings.relay_reply == RelayReply::Source {
+            asked.from.peer
         } else {
-            SocketAddrV4::new(request.giaddr, ports.dhcp_server)
+            SocketAddrV4::new(request.giaddr, booter.ports.dhcp_server)
         };
-        Some(Send { bytes, to })
+        Some(Send { bytes, to, promise: kind == MessageType::Ack, probe: None })
     }
 
     fn note_foreign(&mut self, server: Ipv4Addr, mac: MacAddr, kind: MessageType, now: i64) {
-        self.metrics.foreign_servers.inc();
+        self.context.metrics.foreign_servers.inc();
         if self.foreign.pass(server, now) {
             tracing::warn!(
                 %server, client = %mac, message = word(kind),
@@ -270,12 +541,13 @@ impl Engine {
         }
     }
 
-    fn note_twin(&mut self, request: &Request, now: i64) {
+    fn note_twin(&mut self, asked: &Asked<'_>, at: usize) {
+        let Asked { request, now, .. } = *asked;
         let Some(uuid) = request.uuid() else { return };
         let since = now.saturating_sub(TWIN_SECONDS);
-        let other = self.leases().twin(request.mac, uuid, since).map(|lease| lease.mac);
+        let other = self.leases().twin(at, request.mac, uuid, since).map(|lease| lease.mac);
         let Some(other) = other else { return };
-        self.metrics.duplicate_uuids.inc();
+        self.context.metrics.duplicate_uuids.inc();
         if self.twins.pass((request.mac, uuid), now) {
             tracing::warn!(
                 mac = %request.mac, %other, %uuid,
@@ -286,8 +558,30 @@ impl Engine {
         }
     }
 
-    fn leases(&self) -> std::sync::MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn may_log(&mut self, now: i64) -> bool {
+        if self.lines.0 != now {
+            self.lines = (now, 0);
+        }
+        self.lines.1 = self.lines.1.saturating_add(1);
+        self.lines.1 <= LINES_A_SECOND
+    }
+
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.context.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The beginning of a URL on this booter.
+fn url(scheme: Scheme, ip: Ipv4Addr, port: u16) -> String {
+    let (word, standard) = match scheme {
+        Scheme::Http => ("http", ports::BOOTER_HTTP),
+        Scheme::Https => ("https", 443),
+    };
+    // The one port that the booter's settings know is that of plain HTTP.
+    if scheme == Scheme::Https || port == standard {
+        format!("{word}://{ip}")
+    } else {
+        format!("{word}://{ip}:{port}")
     }
 }
 

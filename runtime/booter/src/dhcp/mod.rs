@@ -4,26 +4,34 @@ mod arch;
 mod engine;
 mod packet;
 mod reply;
+mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
+mod writer;
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use arch::{BIOS as BIOS_PROGRAM, EFI as EFI_PROGRAM};
-pub use engine::{Engine, Send};
-pub use packet::{Heard, Malformed, Request, parse};
+pub use engine::{Context, Engine, Origin, Send};
+pub use packet::{Client, Heard, Malformed, Request, parse};
+pub use settings::{Mode, RelayReply, Scheme, Settings};
 
 use crate::clock;
-use crate::leases::{LeaseFile, Leases, render};
+use crate::leases::{LeaseFile, Leases};
+use writer::{Batch, Writer};
 
-/// Most messages that are answered between two writes of the lease file: a boot storm then costs
-/// one write per batch and not one per node.
-const BATCH: usize = 64;
+/// UDP port of proxies (PXE specification 2.1 §2.2).
+pub const PROXY_PORT: u16 = 4011;
+/// Most messages that are read between two looks at the other sockets.
+const BATCH: usize = 256;
+/// Most batches that wait for the disk; when there are more, messages wait in the socket.
+const WAITING: usize = 16;
 /// Longer messages are cut off; the largest that a client may send unasked has 576 bytes
 /// (RFC 2131 §2), an Ethernet frame holds 1472.
 const LONGEST: usize = 1500;
@@ -35,96 +43,106 @@ pub struct Sockets {
     pub server: UdpSocket,
     /// Where replies to clients arrive: hears other servers. Not vital.
     pub client: Option<UdpSocket>,
+    /// Where clients ask a proxy (port 4011); needed in mode `proxy` only.
+    pub proxy: Option<UdpSocket>,
 }
 
 /// The DHCP server.
 pub struct Server {
-    sockets: Sockets,
+    server: Arc<UdpSocket>,
+    client: Option<UdpSocket>,
+    proxy: Option<UdpSocket>,
     engine: Engine,
     leases: Arc<Mutex<Leases>>,
     file: LeaseFile,
 }
 
 impl Server {
-    /// A server that keeps `leases` in `file`.
-    pub fn new(
-        sockets: Sockets,
-        engine: Engine,
-        leases: Arc<Mutex<Leases>>,
-        file: LeaseFile,
-    ) -> Self {
-        Self { sockets, engine, leases, file }
+    /// A server that keeps the engine's leases in `file`.
+    pub fn new(sockets: Sockets, engine: Engine, file: LeaseFile) -> Self {
+        let leases = Arc::clone(&engine.context().leases);
+        let Sockets { server, client, proxy } = sockets;
+        Self { server: Arc::new(server), client, proxy, engine, leases, file }
     }
 
     /// Serves until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut buffer = vec![0; LONGEST];
-        let mut other = vec![0; LONGEST];
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { server, client, proxy, mut engine, leases, file } = self;
+        let (batches, waiting) = mpsc::channel(WAITING);
+        let writer = Writer::new(Arc::clone(&server), Arc::clone(&leases), file);
+        let writer = tokio::spawn(writer.run(waiting));
+        let (mut buffer, mut other, mut asked) = ([0; LONGEST], [0; LONGEST], [0; LONGEST]);
         loop {
             let mut replies = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => break,
-                got = self.sockets.server.recv_from(&mut buffer) => {
-                    self.hear(got, &buffer, &mut replies);
+                ready = server.readable() => {
+                    if let Err(error) = ready {
+                        tracing::debug!("receiving DHCP: {error}");
+                    }
+                    for _ in 0..BATCH {
+                        match server.try_recv_from(&mut buffer) {
+                            Ok(got) => hear(&mut engine, got, &buffer, false, &mut replies),
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                            // An earlier reply could not be delivered; the kernel tells it here.
+                            Err(error) => tracing::debug!("receiving DHCP: {error}"),
+                        }
+                    }
                 }
-                got = receive(self.sockets.client.as_ref(), &mut other) => {
-                    self.hear(got, &other, &mut replies);
+                got = receive(client.as_ref(), &mut other) => {
+                    if let Ok(got) = got {
+                        hear(&mut engine, got, &other, false, &mut replies);
+                    }
+                }
+                got = receive(proxy.as_ref(), &mut asked) => {
+                    if let Ok(got) = got {
+                        let mut answers = Vec::new();
+                        hear(&mut engine, got, &asked, true, &mut answers);
+                        for answer in answers {
+                            // From the port that was asked: some firmware checks it.
+                            send(proxy.as_ref().unwrap_or(&server), &answer).await;
+                        }
+                    }
                 }
             }
-            for _ in 1..BATCH {
-                let Ok(got) = self.sockets.server.try_recv_from(&mut buffer) else { break };
-                self.hear(Ok(got), &buffer, &mut replies);
+            let text = leases.lock().unwrap_or_else(PoisonError::into_inner).take_journal();
+            let (promises, rest): (Vec<Send>, Vec<Send>) =
+                replies.into_iter().partition(|reply| reply.promise);
+            for reply in rest {
+                send(&server, &reply).await;
             }
-            // An address is promised only when it is safely on disk.
-            if self.engine.take_changed() {
-                self.save().await;
-            }
-            for reply in replies {
-                self.send(&reply).await;
+            if !text.is_empty() || !promises.is_empty() {
+                // Fails only when the writer is gone, and that is told below.
+                let _ = batches.send(Batch { text, promises }).await;
             }
         }
-        self.save().await;
-    }
-
-    fn hear(
-        &mut self,
-        got: io::Result<(usize, std::net::SocketAddr)>,
-        buffer: &[u8],
-        replies: &mut Vec<Send>,
-    ) {
-        match got {
-            Ok((length, _)) => {
-                let bytes = buffer.get(..length).unwrap_or_default();
-                replies.extend(self.engine.hear(bytes, clock::unix_now()));
-            }
-            // An earlier reply could not be delivered; the kernel tells it here.
-            Err(error) => tracing::debug!("receiving DHCP: {error}"),
-        }
-    }
-
-    async fn send(&self, reply: &Send) {
-        let to: SocketAddrV4 = reply.to;
-        if let Err(error) = self.sockets.server.send_to(&reply.bytes, to).await {
-            tracing::error!(%to, "sending a DHCP reply: {error}; is the admin NIC up?");
-        }
-    }
-
-    async fn save(&self) {
-        let text = render(&self.leases.lock().unwrap_or_else(PoisonError::into_inner));
-        let file = self.file.clone();
-        let done = tokio::task::spawn_blocking(move || file.save(&text)).await;
-        // Without the file the nodes still boot, and most get the same address again by the hash.
-        if let Err(error) = done.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            let path = self.file.path().display();
-            tracing::error!("writing the leases to {path}: {error}; they are kept in memory only");
+        drop(batches);
+        if let Err(error) = writer.await {
+            tracing::error!("the writer of the lease file has failed: {error}");
         }
     }
 }
 
-async fn receive(
-    socket: Option<&UdpSocket>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, std::net::SocketAddr)> {
+fn hear(
+    engine: &mut Engine,
+    (length, peer): (usize, SocketAddr),
+    buffer: &[u8],
+    proxy: bool,
+    replies: &mut Vec<Send>,
+) {
+    let SocketAddr::V4(peer) = peer else { return };
+    let bytes = buffer.get(..length).unwrap_or_default();
+    replies.extend(engine.hear(bytes, Origin { peer, proxy }, clock::unix_now()));
+}
+
+async fn send(socket: &UdpSocket, reply: &Send) {
+    let to: SocketAddrV4 = reply.to;
+    if let Err(error) = socket.send_to(&reply.bytes, to).await {
+        tracing::error!(%to, "sending a DHCP reply: {error}; is the admin NIC up?");
+    }
+}
+
+async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
     match socket {
         Some(socket) => socket.recv_from(buffer).await,
         None => std::future::pending().await,

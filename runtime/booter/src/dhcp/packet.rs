@@ -11,6 +11,8 @@ use dhcproto::v4::{HType, MAGIC, MessageType, OptionCode};
 use headnode_model::net::MacAddr;
 use uuid::Uuid;
 
+use crate::networks::tag;
+
 /// Length of the fixed part, magic cookie included (RFC 2131 §2).
 const FIXED: usize = 240;
 
@@ -57,6 +59,8 @@ pub struct Request {
     pub kind: MessageType,
     /// Transaction, echoed in the reply.
     pub xid: u32,
+    /// How many relays it went through, echoed in the reply.
+    pub hops: u8,
     /// Flags, echoed in the reply.
     pub flags: u16,
     /// The address that the client already uses, else 0.0.0.0.
@@ -83,15 +87,70 @@ pub struct Request {
     pub relay: Option<Vec<u8>>,
 }
 
+/// Who asks, by its user class and vendor class (C§4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// iPXE.
+    Ipxe,
+    /// Network boot firmware.
+    Pxe,
+    /// UEFI firmware that boots by HTTP.
+    Http,
+    /// SunOS.
+    Sunw,
+    /// Nothing is told.
+    Nameless,
+    /// An operating system or something else.
+    Other,
+}
+
+impl Client {
+    /// The word for logs and observers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ipxe => "ipxe",
+            Self::Pxe => "pxe",
+            Self::Http => "http",
+            Self::Sunw => "sunw",
+            Self::Nameless | Self::Other => "other",
+        }
+    }
+}
+
 impl Request {
-    /// Whether the client is network boot firmware or iPXE (C§4.1).
-    pub fn is_pxe(&self) -> bool {
-        self.class.starts_with(b"PXEClient")
+    /// Who asks.
+    pub fn client(&self) -> Client {
+        match &self.class[..] {
+            _ if self.ipxe => Client::Ipxe,
+            class if class.starts_with(b"PXEClient") => Client::Pxe,
+            class if class.starts_with(b"HTTPClient") => Client::Http,
+            class if class.starts_with(b"SUNW") => Client::Sunw,
+            [] => Client::Nameless,
+            _ => Client::Other,
+        }
     }
 
-    /// Whether the client is UEFI firmware that boots by HTTP.
-    pub fn is_http_boot(&self) -> bool {
-        self.class.starts_with(b"HTTPClient")
+    /// A sub-option of the relay's information (RFC 3046 §2.0); `None` too when that is broken.
+    pub fn relay_part(&self, wanted: u8) -> Option<&[u8]> {
+        let mut rest = self.relay.as_deref()?;
+        while let [code, length, tail @ ..] = rest {
+            let (data, next) = tail.split_at_checked(usize::from(*length))?;
+            if *code == wanted {
+                return Some(data);
+            }
+            rest = next;
+        }
+        None
+    }
+
+    /// The circuit id of the relay, when it is text (option 82, sub-option 1).
+    pub fn circuit(&self) -> Option<&str> {
+        std::str::from_utf8(self.relay_part(1)?).ok().and_then(tag)
+    }
+
+    /// The subnet that the relay selects (option 82, sub-option 5; RFC 3527).
+    pub fn link(&self) -> Option<Ipv4Addr> {
+        Some(<[u8; 4]>::try_from(self.relay_part(5)?).ok()?.into())
     }
 
     /// The SMBIOS UUID in option 97, as `dmidecode` and `/sys/class/dmi/id/product_uuid` show it:
@@ -146,6 +205,7 @@ pub fn parse(bytes: &[u8]) -> Result<Heard, Malformed> {
         1 => Ok(Heard::Request(Box::new(Request {
             kind,
             xid: message.xid(),
+            hops: message.hops(),
             flags: message.flags().into(),
             ciaddr: message.ciaddr(),
             giaddr: message.giaddr(),
@@ -257,7 +317,7 @@ mod tests {
         message.opts_mut().insert(DhcpOption::ClientMachineIdentifier(id));
         let request = request(&encode(&message));
         assert_eq!(request.kind, MessageType::Discover);
-        assert!(request.is_pxe() && !request.ipxe);
+        assert_eq!(request.client(), Client::Pxe);
         assert_eq!(request.archs, [7]);
         assert_eq!(request.uuid(), Some(uuid));
     }
@@ -274,6 +334,31 @@ mod tests {
             (b"\x00", false),
         ] {
             assert_eq!(is_ipxe(data), ipxe, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn the_relays_information_is_read_and_broken_information_is_none() {
+        let with = |relay: &[u8]| {
+            let mut bytes = encode(&discover([2, 0, 0, 0, 0, 1], 0));
+            bytes.pop();
+            bytes.extend([82, relay.len() as u8]);
+            bytes.extend(relay);
+            bytes.push(255);
+            request(&bytes)
+        };
+        let good = with(b"\x02\x01x\x01\x02r1\x05\x04\x0a\x00\x01\x00");
+        assert_eq!((good.circuit(), good.link()), (Some("r1"), Some(Ipv4Addr::new(10, 0, 1, 0))));
+        for relay in [
+            &b"\x01\x09ab"[..],
+            b"\x01\x00",
+            b"\x01\x01\xff",
+            b"\x01\x02a ",
+            b"\x05\x03abc",
+            b"\x01",
+        ] {
+            let request = with(relay);
+            assert_eq!((request.circuit(), request.link()), (None, None), "{relay:?}");
         }
     }
 
@@ -316,7 +401,7 @@ mod tests {
             bytes.truncate(FIXED);
             bytes.extend(options);
             if let Ok(Heard::Request(request)) = parse(&bytes) {
-                let _ = (request.uuid(), request.is_pxe());
+                let _ = (request.uuid(), request.client(), request.circuit(), request.link());
             }
         }
     }

@@ -1,220 +1,231 @@
-//! The lease file: one readable line per machine, replaced as a whole.
+//! The lease file and its log on disk.
+//!
+//! `leases` holds the table as of some moment and is replaced as a whole; `leases.log` holds what
+//! changed since and is only appended to, so that a lease costs one line and not the whole table.
+//! When the log has outgrown the table it is set aside as `leases.log.old` and a new one begun,
+//! the table is written in the background, and the old log deleted. At a start all three are read
+//! in this order, whichever are there: the last word about a machine counts, so that reading a
+//! log over a table that has its lines already does no harm. That is why a crash between any two
+//! of these steps costs nothing.
 
-use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
+use super::lines::{self, Entry};
 use super::{Lease, Leases};
 use crate::durable;
 
-const HEAD: &str = "# Leases of sdc-booter; it rewrites this file. One line per machine:\n\
-    # MAC address, IP address, last seen, valid until, UUID of the machine or -\n";
-/// Files larger than this are not ours: a full /16 of leases has 7 MB.
-const SIZE_LIMIT: u64 = 64 << 20;
+/// Files larger than this are not ours: the largest table has 40 MB.
+const SIZE_LIMIT: u64 = 256 << 20;
+/// A log smaller than this is not worth a new table.
+const LOG_SMALL: u64 = 1 << 20;
 
 /// Where the leases are kept.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct LeaseFile {
     path: PathBuf,
+    log: PathBuf,
+    old: PathBuf,
+    open: Option<Log>,
+    /// Size of the table when it was last written.
+    table: u64,
+    /// A line could not be written: only a new table brings the file up to date.
+    behind: bool,
+}
+
+#[derive(Debug)]
+struct Log {
+    file: File,
+    length: u64,
 }
 
 impl LeaseFile {
-    /// The file `leases` in the folder `state`.
+    /// The file `leases` in the folder `state`, and its log beside it.
     pub fn new(state: &Path) -> Self {
-        Self { path: state.join("leases") }
+        Self {
+            path: state.join("leases"),
+            log: state.join("leases.log"),
+            old: state.join("leases.log.old"),
+            open: None,
+            table: 0,
+            behind: false,
+        }
     }
 
-    /// Fills the table from the file. A damaged file costs its damaged lines only: each is logged,
-    /// and the file is kept beside as `leases.damaged`.
+    /// Fills the table from the files, and begins a new log. A damaged file costs its damaged
+    /// lines only: each is logged, and the file is kept beside as `….damaged`.
     ///
     /// # Errors
-    /// When the file is there and cannot be read at all.
-    pub fn load(&self, leases: &mut Leases) -> io::Result<()> {
-        let file = match std::fs::metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-            Ok(found) => found,
-        };
-        if file.len() > SIZE_LIMIT {
-            return Err(io::Error::other("the file is far too large for a list of leases"));
-        }
-        let content = std::fs::read(&self.path)?;
-        let (found, problems) = parse(&String::from_utf8_lossy(&content));
-        let path = self.path.display();
-        if !problems.is_empty() {
-            let kept = self.path.with_extension("damaged");
-            durable::replace(&kept, &content)?;
-            for problem in &problems {
-                tracing::error!(file = %path, "the lease file is damaged: {problem}");
+    /// When a file is there and cannot be read at all, or the table cannot be written.
+    pub fn load(&mut self, leases: &mut Leases) -> io::Result<()> {
+        let mut dropped = 0_u32;
+        let mut restored = |result: Result<(), super::Refusal>| {
+            if let Err(refusal) = result {
+                dropped += 1;
+                tracing::debug!("a lease is dropped: {refusal}");
             }
-            tracing::error!(
-                file = %path, kept = %kept.display(), leases = found.len(), problems = problems.len(),
-                "going on with the leases that could be read; a copy of the damaged file was kept"
+        };
+        if let Some(text) = read(&self.path)? {
+            let (found, problems) = lines::parse_snapshot(&text.0);
+            self.report(&self.path, &text.1, &problems, found.len())?;
+            found.into_iter().for_each(|lease| restored(leases.restore(lease)));
+        }
+        let mut logged = false;
+        for path in [&self.old, &self.log] {
+            if let Some(text) = read(path)? {
+                logged = true;
+                let (found, problems): (Vec<Entry>, _) = lines::parse_log(&text.0);
+                self.report(path, &text.1, &problems, found.len())?;
+                found.into_iter().for_each(|entry| restored(leases.replay(entry)));
+            }
+        }
+        if dropped > 0 {
+            tracing::warn!(
+                file = %self.path.display(), leases = dropped,
+                "leases are dropped: the networks have changed since they were given"
             );
         }
-        for lease in found {
-            let mac = lease.mac;
-            if let Err(refusal) = leases.restore(lease) {
-                tracing::warn!(file = %path, %mac, "a lease is dropped: {refusal}");
-            }
+        if logged {
+            self.save(leases.iter())?;
         }
         Ok(())
     }
 
-    /// Writes the table; returns only when it is safely on disk.
+    /// Appends lines; returns only when they are safely on disk.
     ///
     /// # Errors
-    /// What the file system says; the old file is then untouched.
-    pub fn save(&self, text: &str) -> io::Result<()> {
-        durable::replace(&self.path, text.as_bytes())
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// The file's text for a table.
-pub(crate) fn render(leases: &Leases) -> String {
-    let mut text = String::from(HEAD);
-    for Lease { mac, ip, uuid, seen, until } in leases.iter() {
-        let uuid = uuid.map_or_else(|| "-".to_owned(), |uuid| uuid.to_string());
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{mac} {ip:<15} {} {} {uuid}", stamp(*seen), stamp(*until));
-    }
-    let _ = writeln!(text, "# end {}", leases.len());
-    text
-}
-
-/// The leases in a file's text, and what is wrong with the text.
-pub fn parse(text: &str) -> (Vec<Lease>, Vec<String>) {
-    let mut leases = Vec::new();
-    let mut problems = Vec::new();
-    let mut end = None;
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(count) = line.strip_prefix("# end ") {
-            end = count.parse::<usize>().ok();
-        } else if !line.is_empty() && !line.starts_with('#') {
-            match parse_line(line) {
-                Some(lease) => leases.push(lease),
-                None => {
-                    let shown: String = line.chars().take(120).collect();
-                    problems.push(format!("line {} is no lease: {shown:?}", number + 1));
-                }
+    /// What the file system says; what was written before is untouched.
+    pub fn append(&mut self, text: &str) -> io::Result<()> {
+        let log = match self.open.take() {
+            Some(log) => log,
+            None => {
+                let file = OpenOptions::new().create(true).append(true).open(&self.log)?;
+                durable::sync_folder(&self.log)?;
+                Log { length: file.metadata()?.len(), file }
+            }
+        };
+        let log = self.open.insert(log);
+        match durable::append(&mut log.file, log.length, text.as_bytes()) {
+            Ok(length) => {
+                log.length = length;
+                Ok(())
+            }
+            Err(error) => {
+                self.behind = true;
+                Err(error)
             }
         }
     }
-    match end {
-        None => problems.push("its last line (# end …) is missing: it was cut off".to_owned()),
-        Some(count) if count != leases.len() + problems.len() => {
-            problems.push(format!("it should hold {count} leases but has {}", leases.len()));
-        }
-        Some(_) => {}
+
+    /// Whether the log has outgrown the table.
+    pub fn is_full(&self) -> bool {
+        let length = self.open.as_ref().map_or(0, |log| log.length);
+        self.behind || length > LOG_SMALL.max(self.table.saturating_mul(2))
     }
-    (leases, problems)
+
+    /// Sets the log aside. After that, a table that is copied from memory may be written by a
+    /// [`Compaction`] while lines are appended to the new log.
+    ///
+    /// # Errors
+    /// What the file system says; the log then goes on.
+    pub fn rotate(&mut self) -> io::Result<Compaction> {
+        // One from before is still needed when its table could not be written.
+        if !self.old.exists() {
+            match fs::rename(&self.log, &self.old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.open = None,
+            }
+            durable::sync_folder(&self.log)?;
+        }
+        Ok(Compaction { path: self.path.clone(), old: self.old.clone() })
+    }
+
+    /// Tells that a [`Compaction`] has ended; the size of the table that it wrote.
+    pub fn compacted(&mut self, table: u64) {
+        self.table = table;
+        self.behind = false;
+    }
+
+    /// Writes the whole table and deletes the logs.
+    ///
+    /// # Errors
+    /// What the file system says; the old files are then still good.
+    pub fn save<'a>(&mut self, leases: impl Iterator<Item = &'a Lease>) -> io::Result<()> {
+        let text = lines::snapshot(leases);
+        durable::replace(&self.path, text.as_bytes())?;
+        self.compacted(text.len() as u64);
+        self.open = None;
+        // In this order: the newer log's lines must never be gone while the older's are there.
+        remove(&self.old)?;
+        remove(&self.log)
+    }
+
+    /// Where the table is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn report(&self, path: &Path, raw: &[u8], problems: &[String], good: usize) -> io::Result<()> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let kept = path.with_file_name(format!("{name}.damaged"));
+        durable::replace(&kept, raw)?;
+        let file = path.display();
+        for problem in problems.iter().take(20) {
+            tracing::error!(%file, "the lease file is damaged: {problem}");
+        }
+        tracing::error!(
+            %file, kept = %kept.display(), lines = good, problems = problems.len(),
+            "going on with the leases that could be read; a copy of the damaged file was kept"
+        );
+        Ok(())
+    }
 }
 
-fn parse_line(line: &str) -> Option<Lease> {
-    let mut words = line.split_whitespace();
-    let time = |word: &str| Some(OffsetDateTime::parse(word, &Rfc3339).ok()?.unix_timestamp());
-    let lease = Lease {
-        mac: words.next()?.parse().ok()?,
-        ip: words.next()?.parse().ok()?,
-        seen: time(words.next()?)?,
-        until: time(words.next()?)?,
-        uuid: match words.next()? {
-            "-" => None,
-            text => Some(text.parse().ok()?),
-        },
-    };
-    words.next().is_none().then_some(lease)
+/// A table that is being written while the new log grows.
+#[derive(Debug)]
+pub struct Compaction {
+    path: PathBuf,
+    old: PathBuf,
 }
 
-fn stamp(unix: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(unix)
-        .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+impl Compaction {
+    /// Writes the table, deletes the old log, and gives the table's size in bytes.
+    ///
+    /// # Errors
+    /// What the file system says; nothing is lost then.
+    pub fn write(self, leases: &[Lease]) -> io::Result<u64> {
+        let text = lines::snapshot(leases.iter());
+        durable::replace(&self.path, text.as_bytes())?;
+        remove(&self.old)?;
+        Ok(text.len() as u64)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<(String, Vec<u8>)>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(found) if found.len() > SIZE_LIMIT => {
+            let name = path.display();
+            return Err(io::Error::other(format!("{name} is far too large for a list of leases")));
+        }
+        Ok(_) => {}
+    }
+    let raw = fs::read(path)?;
+    Ok(Some((String::from_utf8_lossy(&raw).into_owned(), raw)))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => durable::sync_folder(path),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use headnode_model::net::MacAddr;
-    use proptest::prelude::*;
-    use std::net::Ipv4Addr;
-    use uuid::Uuid;
-
-    fn empty() -> Leases {
-        Leases::new((Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 250)), [])
-    }
-
-    fn filled() -> Leases {
-        let mut leases = empty();
-        for n in 0..5 {
-            let lease = Lease {
-                mac: MacAddr([2, 0, 0, 0, 0, n]),
-                ip: Ipv4Addr::new(10, 0, 0, 10 + n),
-                uuid: (n % 2 == 0).then(|| Uuid::from_u128(n.into())),
-                seen: 1_800_000_000,
-                until: 1_802_592_000,
-            };
-            leases.restore(lease).unwrap();
-        }
-        leases
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let leases = filled();
-        let (found, problems) = parse(&render(&leases));
-        assert_eq!(problems, Vec::<String>::new());
-        assert!(leases.iter().eq(found.iter()));
-    }
-
-    #[test]
-    fn a_damaged_file_keeps_its_good_lines_and_a_copy() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = LeaseFile::new(dir.path());
-        let text = render(&filled());
-        let cut = text.rfind("10.0.0.14").unwrap() + 5;
-        let mut damaged = text.as_bytes()[..cut].to_vec();
-        damaged[HEAD.len()] = 0xff;
-        std::fs::write(file.path(), &damaged).unwrap();
-        let mut leases = empty();
-        file.load(&mut leases).unwrap();
-        assert_eq!(leases.len(), 3);
-        assert_eq!(std::fs::read(dir.path().join("leases.damaged")).unwrap(), damaged);
-    }
-
-    #[test]
-    fn no_file_is_an_empty_table() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut leases = empty();
-        LeaseFile::new(dir.path()).load(&mut leases).unwrap();
-        assert!(leases.is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn a_cut_is_always_noticed(share in 0.0..1.0f64) {
-            let text = render(&filled());
-            let cut = (text.len() as f64 * share) as usize;
-            // Without the last line break the last line is still whole.
-            prop_assume!(cut + 1 < text.len());
-            let (found, problems) = parse(&text[..cut]);
-            prop_assert!(!problems.is_empty());
-            prop_assert!(found.len() <= 5);
-        }
-
-        #[test]
-        fn no_text_panics(text: String) {
-            drop(parse(&text));
-        }
-    }
-}
+#[path = "file_tests.rs"]
+mod tests;

@@ -6,21 +6,22 @@
 //! every machine the address that it had.
 
 mod file;
+mod lines;
+mod pool;
+mod runs;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use headnode_model::net::MacAddr;
+use ipnet::Ipv4Net;
 use uuid::Uuid;
 
-pub(crate) use file::render;
-pub use file::{LeaseFile, parse};
+pub use file::LeaseFile;
+pub use lines::{Entry, parse_log, parse_snapshot};
 
-/// How long an offered address is held for a machine that has not yet asked for it, in seconds.
-/// PXE firmware takes up to about 30 s from offer to request (four tries of DISCOVER).
-const OFFER_SECONDS: i64 = 120;
-/// How long an address is left alone after a machine has found somebody else using it, in seconds.
-const DECLINE_SECONDS: i64 = 3600;
+use crate::networks::{Network, Place, find};
+use pool::Pool;
 
 /// One machine's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,23 +37,21 @@ pub struct Lease {
     /// Until when the machine may use it, Unix seconds. It is given to another machine only when
     /// this is over and no unused address is left.
     pub until: i64,
+    /// NIC tag of where the machine is: `admin`, or `admin_rack_…` behind a relay (C§4.1).
+    pub tag: Option<Arc<str>>,
 }
 
 /// Why there is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// All addresses of the range are in use.
+    /// All addresses of the ranges are in use.
     #[error(
-        "the range {first} to {last} (dhcp_range_start, dhcp_range_end) has no free address left"
+        "the ranges of network {0} have no free address left: make them larger \
+         (dhcp_range_start, dhcp_range_end)"
     )]
-    Exhausted {
-        /// First address of the range.
-        first: Ipv4Addr,
-        /// Last address of the range.
-        last: Ipv4Addr,
-    },
+    Exhausted(Ipv4Net),
     /// The address is outside of the range or kept for something else.
-    #[error("{0} is not ours to give: outside of the range, or in use by a service")]
+    #[error("{0} is not ours to give: outside of the ranges, or kept for a service or a machine")]
     NotOurs(Ipv4Addr),
     /// The address belongs to somebody else.
     #[error("{0} belongs to {1}")]
@@ -65,222 +64,202 @@ pub enum Refusal {
     Conflict(Ipv4Addr),
 }
 
-/// The table of leases and offers.
+/// Why a machine thinks that an address is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It names this server: it takes an offer.
+    Offered,
+    /// It remembers the address, or already uses it.
+    Remembered,
+}
+
+/// The table of leases and offers of all networks.
 #[derive(Debug)]
 pub struct Leases {
-    first: Ipv4Addr,
-    last: Ipv4Addr,
-    reserved: HashSet<Ipv4Addr>,
-    by_mac: BTreeMap<MacAddr, Lease>,
-    owners: HashMap<Ipv4Addr, MacAddr>,
-    offers: HashMap<MacAddr, (Ipv4Addr, i64)>,
-    declined: HashMap<Ipv4Addr, i64>,
+    server: Ipv4Addr,
+    pools: Vec<Pool>,
+    journal: String,
 }
 
 impl Leases {
-    /// An empty table for the addresses `range`, both ends included, without those `reserved`.
-    pub fn new(range: (Ipv4Addr, Ipv4Addr), reserved: impl IntoIterator<Item = Ipv4Addr>) -> Self {
-        Self {
-            first: range.0,
-            last: range.1,
-            reserved: reserved.into_iter().collect(),
-            by_mac: BTreeMap::new(),
-            owners: HashMap::new(),
-            offers: HashMap::new(),
-            declined: HashMap::new(),
+    /// An empty table. The first network is the booter's own; `server` is its own address, which
+    /// it never gives away.
+    pub fn new(networks: Vec<Network>, server: Ipv4Addr) -> Self {
+        let pool = |network| Pool::new(Arc::new(network), server);
+        let pools = networks.into_iter().map(pool).collect();
+        Self { server, pools, journal: String::new() }
+    }
+
+    /// Other networks from now on. Leases that still fit are kept; the others are dropped, and
+    /// so are offers.
+    pub fn reconfigure(&mut self, networks: Vec<Network>) {
+        let mut fresh = Self::new(networks, self.server);
+        for lease in self.iter() {
+            let (mac, ip) = (lease.mac, lease.ip);
+            if let Err(refusal) = fresh.restore(lease.clone()) {
+                tracing::warn!(%mac, "a lease does not fit the new networks: {refusal}");
+                lines::gone(&mut fresh.journal, mac, ip);
+            }
         }
+        let pending = std::mem::take(&mut self.journal);
+        fresh.journal.insert_str(0, &pending);
+        *self = fresh;
+    }
+
+    /// The network that a request belongs to.
+    pub fn place(&self, place: &Place<'_>) -> Option<usize> {
+        find(self.pools.iter().map(|pool| &*pool.network), place)
+    }
+
+    /// A network by its number; `None` after a reload with fewer networks.
+    pub fn network(&self, at: usize) -> Option<&Arc<Network>> {
+        self.pools.get(at).map(|pool| &pool.network)
+    }
+
+    /// The NIC tag of a network's machines.
+    pub fn tag(&self, at: usize) -> Option<Arc<str>> {
+        self.pools.get(at).map(|pool| Arc::clone(&pool.tag))
+    }
+
+    /// The host name that is reserved for a machine.
+    pub fn hostname(&self, at: usize, mac: MacAddr) -> Option<&str> {
+        self.pools.get(at)?.reservation(mac)?.hostname.as_deref()
     }
 
     /// Takes over a lease from the file.
     ///
     /// # Errors
-    /// When the range has changed since, or another machine has the address.
+    /// When no network has the address any more.
     pub fn restore(&mut self, lease: Lease) -> Result<(), Refusal> {
-        if !self.ours(lease.ip) {
-            return Err(Refusal::NotOurs(lease.ip));
-        }
-        match self.owners.get(&lease.ip) {
-            Some(owner) if *owner != lease.mac => Err(Refusal::Taken(lease.ip, *owner)),
-            _ => {
-                self.insert(lease);
+        let subnet = |pool: &&mut Pool| pool.network.subnet.contains(&lease.ip);
+        let pool = self.pools.iter_mut().find(subnet).ok_or(Refusal::NotOurs(lease.ip))?;
+        pool.restore(lease)
+    }
+
+    /// Takes over a line of the log.
+    ///
+    /// # Errors
+    /// As [`Leases::restore`].
+    pub fn replay(&mut self, entry: Entry) -> Result<(), Refusal> {
+        match entry {
+            Entry::Lease(lease) => self.restore(lease),
+            Entry::Gone(mac, ip) => {
+                for pool in &mut self.pools {
+                    if pool.by_mac.get(&mac).is_some_and(|lease| lease.ip == ip) {
+                        pool.remove(mac);
+                    }
+                }
                 Ok(())
             }
         }
     }
 
-    /// The address for a machine: the one it has, else the one it would like, else a free one.
+    /// The address for a machine: the one reserved for it, else the one it has, else the one it
+    /// would like, else a free one. Says too whether the machine did not have it before.
     ///
     /// # Errors
-    /// When the range is used up.
+    /// When the range is used up, or somebody else uses the reserved address.
     pub fn offer(
         &mut self,
+        at: usize,
         mac: MacAddr,
         wanted: Option<Ipv4Addr>,
         now: i64,
-    ) -> Result<Ipv4Addr, Refusal> {
-        self.forget_old(now);
-        let held = self.by_mac.get(&mac).map(|lease| lease.ip);
-        let held = held.or_else(|| self.offers.get(&mac).map(|(ip, _)| *ip));
-        let free = |ip: &Ipv4Addr| self.refusal(mac, *ip).is_none();
-        let ip = held
-            .or_else(|| wanted.filter(free))
-            .or_else(|| self.search(mac))
-            .or_else(|| self.oldest_expired(now))
-            .ok_or(Refusal::Exhausted { first: self.first, last: self.last })?;
-        if self.by_mac.get(&mac).is_none_or(|lease| lease.ip != ip) {
-            self.offers.insert(mac, (ip, now.saturating_add(OFFER_SECONDS)));
-        }
-        Ok(ip)
+    ) -> Result<(Ipv4Addr, bool), Refusal> {
+        let none = Refusal::NotOurs(wanted.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        self.pools.get_mut(at).ok_or(none)?.offer(mac, wanted, now)
     }
 
-    /// Gives `ip` to a machine that asks for it. Says whether the file has to be written.
+    /// Gives `lease.ip` to a machine that asks for it. Says whether [`Leases::take_journal`] now
+    /// has it.
     ///
     /// # Errors
     /// Why the machine cannot have it.
-    pub fn commit(&mut self, lease: Lease) -> Result<bool, Refusal> {
-        self.forget_old(lease.seen);
-        let held = self.by_mac.get(&lease.mac);
-        if let Some(held) = held.filter(|held| held.ip != lease.ip) {
-            return Err(Refusal::Other(lease.ip, held.ip));
+    pub fn commit(&mut self, at: usize, lease: Lease, claim: Claim) -> Result<bool, Refusal> {
+        let pool = self.pools.get_mut(at).ok_or(Refusal::NotOurs(lease.ip))?;
+        let mac = lease.mac;
+        let (changed, ended) = pool.commit(lease, claim)?;
+        if let Some(Lease { mac: old, ip, .. }) = ended {
+            tracing::info!(%ip, mac = %old, "no unused address is left: an expired lease ends");
+            lines::gone(&mut self.journal, old, ip);
         }
-        if let Some(refusal) = self.refusal(lease.mac, lease.ip) {
-            return Err(refusal);
+        if let Some(lease) = pool.by_mac.get(&mac).filter(|_| changed) {
+            lines::lease(&mut self.journal, lease);
         }
-        // PXE firmware and iPXE ask within seconds of each other: one write is enough for both.
-        let changed = held.is_none_or(|held| {
-            held.uuid != lease.uuid && lease.uuid.is_some()
-                || lease.seen.saturating_sub(held.seen).unsigned_abs() > 60
-        });
-        let uuid = lease.uuid.or_else(|| held.and_then(|held| held.uuid));
-        self.offers.remove(&lease.mac);
-        self.insert(Lease { uuid, ..lease });
         Ok(changed)
     }
 
     /// The machine took another server's offer: ours is free again.
     pub fn withdraw_offer(&mut self, mac: MacAddr) {
-        self.offers.remove(&mac);
+        self.pools.iter_mut().for_each(|pool| pool.drop_offer(mac));
     }
 
     /// The machine no longer uses its address. The lease stays, as expired, so that the machine
     /// gets the same address the next time. Says whether there was such a lease.
     pub fn release(&mut self, mac: MacAddr, ip: Ipv4Addr, now: i64) -> bool {
-        let lease = self.by_mac.get_mut(&mac).filter(|lease| lease.ip == ip);
-        lease.map(|lease| lease.until = now).is_some()
+        let released = self.pools.iter_mut().find_map(|pool| pool.release(mac, ip, now));
+        if let Some(lease) = &released {
+            lines::lease(&mut self.journal, lease);
+        }
+        released.is_some()
     }
 
-    /// The machine found somebody else using the address: nobody gets it for an hour. Says whether
-    /// the address was this machine's.
-    pub fn decline(&mut self, mac: MacAddr, ip: Ipv4Addr, now: i64) -> bool {
-        let leased = self.by_mac.get(&mac).is_some_and(|lease| lease.ip == ip);
-        let offered = self.offers.get(&mac).is_some_and(|(offered, _)| *offered == ip);
-        if leased {
-            self.by_mac.remove(&mac);
-            self.owners.remove(&ip);
+    /// Somebody else uses the machine's address: nobody gets it for an hour. Says whether the
+    /// address was this machine's; only then it is believed, else one machine could block all.
+    pub fn conflict(&mut self, mac: MacAddr, ip: Ipv4Addr, now: i64) -> bool {
+        let found = self.pools.iter_mut().find_map(|pool| pool.conflict(mac, ip, now));
+        if let Some(Some(lease)) = &found {
+            lines::gone(&mut self.journal, lease.mac, lease.ip);
         }
-        if offered {
-            self.offers.remove(&mac);
-        }
-        // Only the address's own holder is believed, else one machine could block all others.
-        if leased || offered {
-            self.declined.insert(ip, now.saturating_add(DECLINE_SECONDS));
-        }
-        leased || offered
+        found.is_some()
     }
 
-    /// A machine's lease.
+    /// A machine's lease; the one that it used last when it has been on several networks.
     pub fn get(&self, mac: MacAddr) -> Option<&Lease> {
-        self.by_mac.get(&mac)
+        let all = self.pools.iter().filter_map(|pool| pool.by_mac.get(&mac));
+        all.max_by_key(|lease| lease.seen)
     }
 
-    /// All leases, by MAC.
+    /// A machine's lease on a network.
+    pub fn at(&self, at: usize, mac: MacAddr) -> Option<&Lease> {
+        self.pools.get(at)?.by_mac.get(&mac)
+    }
+
+    /// Who has an address.
+    pub fn holder(&self, ip: Ipv4Addr) -> Option<&Lease> {
+        self.pools.iter().find_map(|pool| pool.by_mac.get(pool.owners.get(&ip)?))
+    }
+
+    /// All leases, by network and MAC.
     pub fn iter(&self) -> impl Iterator<Item = &Lease> {
-        self.by_mac.values()
+        self.pools.iter().flat_map(|pool| pool.by_mac.values())
     }
 
-    /// How many machines have a lease.
+    /// How many leases there are.
     pub fn len(&self) -> usize {
-        self.by_mac.len()
+        self.pools.iter().map(|pool| pool.by_mac.len()).sum()
     }
 
     /// Whether no machine has a lease.
     pub fn is_empty(&self) -> bool {
-        self.by_mac.is_empty()
+        self.len() == 0
     }
 
-    /// Another machine with the same UUID that was seen at `since` (Unix seconds) or later.
-    pub fn twin(&self, mac: MacAddr, uuid: Uuid, since: i64) -> Option<&Lease> {
-        self.by_mac
-            .values()
-            .find(|lease| lease.mac != mac && lease.uuid == Some(uuid) && lease.seen >= since)
+    /// Another machine of the network with the same UUID that was seen at `since` (Unix seconds)
+    /// or later.
+    pub fn twin(&self, at: usize, mac: MacAddr, uuid: Uuid, since: i64) -> Option<&Lease> {
+        self.pools.get(at)?.twin(mac, uuid, since)
     }
 
-    /// Whether an address is in the range and not kept for something else.
-    pub fn ours(&self, ip: Ipv4Addr) -> bool {
-        (self.first..=self.last).contains(&ip) && !self.reserved.contains(&ip)
+    /// Whether a machine may have an address.
+    pub fn ours(&self, mac: MacAddr, ip: Ipv4Addr) -> bool {
+        self.pools.iter().any(|pool| pool.network.subnet.contains(&ip) && pool.ours(mac, ip))
     }
 
-    fn refusal(&self, mac: MacAddr, ip: Ipv4Addr) -> Option<Refusal> {
-        if !self.ours(ip) {
-            return Some(Refusal::NotOurs(ip));
-        }
-        if let Some(owner) = self.owners.get(&ip).filter(|owner| **owner != mac) {
-            return Some(Refusal::Taken(ip, *owner));
-        }
-        if let Some((owner, _)) = self.offers.iter().find(|(m, (o, _))| **m != mac && *o == ip) {
-            return Some(Refusal::Taken(ip, *owner));
-        }
-        self.declined.contains_key(&ip).then_some(Refusal::Conflict(ip))
+    /// What has to be appended to the log before the answers to the last messages are sent.
+    pub fn take_journal(&mut self) -> String {
+        std::mem::take(&mut self.journal)
     }
-
-    fn search(&self, mac: MacAddr) -> Option<Ipv4Addr> {
-        let first = u32::from(self.first);
-        let size = u64::from(u32::from(self.last).checked_sub(first)?) + 1;
-        let offered: HashSet<Ipv4Addr> = self.offers.values().map(|(ip, _)| *ip).collect();
-        let start = fnv1a(&mac.0) % size;
-        (0..size)
-            .filter_map(|step| u32::try_from((start + step) % size).ok())
-            .filter_map(|distance| first.checked_add(distance).map(Ipv4Addr::from))
-            .find(|ip| {
-                !self.reserved.contains(ip)
-                    && !self.owners.contains_key(ip)
-                    && !offered.contains(ip)
-                    && !self.declined.contains_key(ip)
-            })
-    }
-
-    /// Frees the address of the machine that has been silent for the longest time, when its lease
-    /// is over.
-    fn oldest_expired(&mut self, now: i64) -> Option<Ipv4Addr> {
-        let oldest = self.by_mac.values().filter(|lease| lease.until <= now);
-        let Lease { mac, ip, .. } = *oldest.min_by_key(|lease| lease.seen)?;
-        self.by_mac.remove(&mac);
-        self.owners.remove(&ip);
-        tracing::info!(%ip, %mac, "no unused address is left: the oldest expired lease ends");
-        Some(ip)
-    }
-
-    fn insert(&mut self, lease: Lease) {
-        self.owners.insert(lease.ip, lease.mac);
-        if let Some(old) = self.by_mac.insert(lease.mac, lease.clone())
-            && old.ip != lease.ip
-        {
-            self.owners.remove(&old.ip);
-        }
-    }
-
-    fn forget_old(&mut self, now: i64) {
-        self.offers.retain(|_, (_, until)| *until > now);
-        self.declined.retain(|_, until| *until > now);
-    }
-}
-
-/// FNV-1a, 64 bits: spreads the MACs of one production lot, which differ in their last bits only.
-/// Must never change: it decides which address a machine gets after the lease file was lost.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ mod tests {
             uuid: None,
             seen: 0,
             until: 0,
+            tag: None,
         };
         let kernel_args = args.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
         let params = BootParams {

@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn lease() -> Lease {
-        Lease { mac: mac(), ip: [10, 99, 99, 40].into(), uuid: None, seen: 0, until: 0 }
+        Lease { mac: mac(), ip: [10, 99, 99, 40].into(), uuid: None, seen: 0, until: 0, tag: None }
     }
 
     #[test]
