@@ -43,6 +43,8 @@ pub struct Metrics {
     pub http_bytes: Counter,
     /// Boot scripts rendered, by where their parameters came from.
     pub scripts: Family<Kind, Counter>,
+    /// Answers of the gate, by verdict.
+    pub admission_verdicts: Family<Kind, Counter>,
     registry: Arc<Registry>,
 }
 
@@ -81,6 +83,7 @@ impl Metrics {
         all.register("http_requests", "HTTP requests answered", m.http_requests.clone());
         all.register("http_bytes", "bytes sent by HTTP", m.http_bytes.clone());
         all.register("boot_scripts", "boot scripts rendered", m.scripts.clone());
+        all.register("admission_verdicts", "verdicts on machines", m.admission_verdicts.clone());
         metrics.registry = Arc::new(all);
         metrics
     }
