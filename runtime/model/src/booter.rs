@@ -12,9 +12,7 @@ use crate::net::MacAddr;
 pub const SOCKET: &str = "/run/sdc-booter/sdc-booter.sock";
 
 /// How far a machine has come in its boot, in this order.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// It asked for an address and got no answer.
