@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use sdc_booter::live::Live;
 use sdc_booter::metrics::Metrics;
+use sdc_booter::progress::{self, Tracker};
 
 /// All words that begin with our prefix.
 fn named(text: &str) -> BTreeSet<&str> {
@@ -23,7 +25,22 @@ fn base(name: &str) -> &str {
 
 #[test]
 fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
-    let text = Metrics::new().text();
+    let metrics = Metrics::new();
+    // A family without members is not in the text.
+    for family in [
+        &metrics.dhcp_requests,
+        &metrics.dhcp_replies,
+        &metrics.tftp_transfers,
+        &metrics.http_requests,
+        &metrics.scripts,
+        &metrics.admission_verdicts,
+    ] {
+        Metrics::count(family, "x");
+    }
+    let tracker = Tracker::new(Live::new(progress::Settings::default()), metrics.clone());
+    metrics.before_reading(move |metrics| tracker.measure(metrics));
+    metrics.set_addresses("admin", 1, 2);
+    let text = metrics.text();
     let ours: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(ours.len() > 20, "{ours:?}");
