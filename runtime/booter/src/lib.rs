@@ -6,6 +6,7 @@
 //! booter's own cache ([`params`]).
 
 pub mod admission;
+pub mod api;
 mod booter;
 mod clock;
 pub mod dhcp;
@@ -22,6 +23,7 @@ pub mod networks;
 pub mod notify;
 pub mod observe;
 pub mod params;
+pub mod progress;
 pub mod script;
 pub mod settings;
 pub mod tftp;

@@ -40,7 +40,7 @@ enum Command {
     /// Platform images that servers can boot
     #[command(subcommand)]
     Platform(cmd::platform::Platform),
-    /// What servers boot with
+    /// What servers boot with, and machines on their way
     #[command(subcommand)]
     Boot(cmd::boot::Boot),
     /// Tasks: setups and reboots, how far they are
@@ -73,6 +73,10 @@ async fn dispatch(cli: Cli) -> Result {
     if let Command::Completion { shell } = cli.command {
         clap_complete::generate(shell, &mut Cli::command(), "sdc", &mut std::io::stdout());
         return Ok(());
+    }
+    // The booter works without CNAPI, so its commands do as well.
+    if let Command::Boot(cmd::boot::Boot::Boots(command)) = cli.command {
+        return command.run().await;
     }
     let cnapi = connect(&cli.global)?;
     match cli.command {

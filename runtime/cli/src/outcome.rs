@@ -8,7 +8,7 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// There is no such server, task or platform.
 pub const NOT_FOUND: u8 = 3;
-/// CNAPI does not answer.
+/// CNAPI, or the booter, does not answer.
 pub const UNREACHABLE: u8 = 4;
 
 /// Ends the help of every command.
@@ -17,7 +17,7 @@ pub const EXIT_CODES: &str = "Exit codes:\n  \
     1  failed: the error says why\n  \
     2  the command line is wrong\n  \
     3  there is no such server, task or platform\n  \
-    4  CNAPI does not answer";
+    4  CNAPI, or the booter, does not answer";
 
 /// An error with the exit code that belongs to it.
 #[derive(Debug)]
@@ -40,6 +40,16 @@ impl Failure {
     /// What the command line names is not there.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self { code: NOT_FOUND, message: message.into() }
+    }
+
+    /// The same, with the hint for the booter where CNAPI's stands.
+    pub fn of_the_booter(mut self) -> Self {
+        if let Some((message, _)) = self.message.split_once("\n  on the headnode:") {
+            self.message = format!(
+                "{message}\n  on the booter's machine, as root: systemctl status sdc-booter"
+            );
+        }
+        self
     }
 
     /// The error without its details.

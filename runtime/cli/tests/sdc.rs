@@ -268,10 +268,89 @@ fn who_is_not_there_is_told_with_its_own_exit_code() {
 fn help_teaches_and_completion_is_made() {
     let (code, out, _) = sdc("http://x", &["server", "setup", "--help"]);
     assert_eq!(code, 0);
-    for part in ["--all", "--wait", "Exit codes:", "4  CNAPI does not answer", "SDC_CNAPI_URL"] {
+    for part in [
+        "--all",
+        "--wait",
+        "Exit codes:",
+        "4  CNAPI, or the booter, does not answer",
+        "SDC_CNAPI_URL",
+    ] {
         assert!(out.contains(part), "{part}\n{out}");
     }
     let (code, out, _) = sdc("http://x", &["completion", "bash"]);
     assert_eq!(code, 0);
     assert!(out.contains("complete"));
+}
+
+#[test]
+fn a_booter_that_is_not_there_is_told_without_cnapi() {
+    let socket = std::env::temp_dir().join(format!("sdc-no-booter-{}", std::process::id()));
+    let socket = socket.to_str().unwrap();
+    let (code, _, err) = sdc("http://x", &["boot", "list", "--booter-socket", socket]);
+    assert_eq!(code, 4, "{err}");
+    assert!(err.contains("systemctl status sdc-booter") && !err.contains("sdc-control"), "{err}");
+    assert_eq!(sdc("http://x", &["boot", "approve"]).0, 2);
+    assert_eq!(sdc("http://x", &["boot", "deny"]).0, 2);
+    let both = ["boot", "approve", "--all-held", "90:b8:d0:01:02:03"];
+    assert_eq!(sdc("http://x", &both).0, 2);
+}
+
+/// A booter that answers from a script on a Unix socket.
+fn fake_booter(path: &std::path::Path, script: &Script) -> tokio::runtime::Runtime {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let shared = Arc::clone(script);
+    let router = Router::new().fallback(move |request: Request| {
+        let answer = answer(&shared, &request);
+        async move { answer }
+    });
+    let _enter = runtime.enter();
+    let listener = tokio::net::UnixListener::bind(path).unwrap();
+    runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    drop(_enter);
+    runtime
+}
+
+#[test]
+fn machines_that_boot_are_shown_and_approved_by_any_name() {
+    let path = std::env::temp_dir().join(format!("sdc-booter-{}.sock", std::process::id()));
+    drop(std::fs::remove_file(&path));
+    let mac = "90:b8:d0:01:02:03";
+    let boot = json!({
+        "mac": mac, "ip": "10.99.99.40", "uuid": NODE, "arch": "BIOS", "client": "ipxe",
+        "rack": null, "stage": "script", "script": "hold", "origin": "builtin",
+        "platform": "p\u{1b}[2J", "decision": null, "held": true, "attempts": 1, "seen": 0,
+        "began": 0, "last": 0, "steps": [], "problem": null, "stuck": null,
+    });
+    let script = Script::default();
+    let on = |call: &str, status: u16, body: Value| {
+        script.lock().unwrap().entry(call.to_owned()).or_default().push((status, body));
+    };
+    on("GET /boots", 200, json!([boot]));
+    on(&format!("POST /boots/{mac}/approve"), 204, Value::Null);
+    on(
+        &format!("POST /boots/{mac}/deny"),
+        500,
+        json!({"code": "InternalError", "message": "disk"}),
+    );
+    let _runtime = fake_booter(&path, &script);
+    let socket = path.to_str().unwrap();
+    let run =
+        |args: &[&str]| sdc("http://x", &[&["boot"], args, &["--booter-socket", socket]].concat());
+    let (code, out, err) = run(&["list"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(mac) && out.contains("held") && !out.contains('\u{1b}'), "{out}");
+    let (_, out, _) = run(&["list", "--stuck", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), json!([]));
+    let approved = format!("{mac}: approved\n");
+    for name in ["90-B8-D0-01-02-03", "90b8d0010203", "10.99.99.40", NODE, "--all-held"] {
+        let (code, out, err) = run(&["approve", name]);
+        assert_eq!((code, out.as_str()), (0, approved.as_str()), "{name}: {err}");
+    }
+    assert_eq!(run(&["approve", "10.99.99.41"]).0, 3);
+    let (code, _, err) = run(&["deny", mac]);
+    assert_eq!(code, 1);
+    assert!(err.contains("disk"), "{err}");
+    assert_eq!(run(&["show", mac]).0, 3);
+    std::fs::remove_file(&path).unwrap();
 }

@@ -1,6 +1,7 @@
 //! One call: URL, time-outs, request id, retries, errors.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use headnode_model::api::{ErrorBody, REQUEST_ID_HEADER};
@@ -55,6 +56,16 @@ pub(crate) struct Service {
     /// What listens there, for hints.
     name: &'static str,
     total: Duration,
+}
+
+fn builder(timeouts: Timeouts) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(timeouts.connect)
+        .user_agent(concat!("headnode/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        // The admin network is never reached through a proxy, whatever the environment says.
+        .no_proxy()
+        .pool_max_idle_per_host(2)
 }
 
 /// A call before it is made.
@@ -126,15 +137,18 @@ impl Service {
         if !url.has_host() || url.query().is_some() || url.fragment().is_some() {
             return Err(wrong("it needs a host and nothing after the path".to_owned()));
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(timeouts.connect)
-            .user_agent(concat!("headnode/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            // The admin network is never reached through a proxy, whatever the environment says.
-            .no_proxy()
-            .pool_max_idle_per_host(2)
-            .build()
-            .map_err(|error| wrong(error.to_string()))?;
+        let http = builder(timeouts).build().map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { http, base: url, name, total: timeouts.total })
+    }
+
+    /// A service on this machine that listens at a Unix socket.
+    pub fn unix(path: &Path, name: &'static str, timeouts: Timeouts) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::BaseUrl { url: path.display().to_string(), reason };
+        // Only the path of the URL goes over the socket; the name is for messages.
+        let url =
+            Url::parse(&format!("http://{name}")).map_err(|error| wrong(error.to_string()))?;
+        let http = builder(timeouts).unix_socket(path).build();
+        let http = http.map_err(|error| wrong(error.to_string()))?;
         Ok(Self { http, base: url, name, total: timeouts.total })
     }
 

@@ -17,12 +17,14 @@
 //! ```
 
 mod agent;
+mod booter;
 mod cnapi;
 mod error;
 mod http;
 mod types;
 
 pub use agent::Agent;
+pub use booter::{Booter, Verb};
 pub use cnapi::{BootTarget, Cnapi};
 pub use error::Error;
 pub use http::{Timeouts, current_request_id, with_request_id};

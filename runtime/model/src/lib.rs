@@ -4,6 +4,7 @@
 pub mod answers;
 pub mod api;
 pub mod boot;
+pub mod booter;
 pub mod config;
 pub mod event;
 pub mod manifest;

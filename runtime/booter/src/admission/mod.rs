@@ -1,4 +1,15 @@
 //! Which machines may boot.
+//!
+//! An operator's decision about a MAC counts first ([`Decisions`], kept in a file), then that CNAPI
+//! has the machine as a server, then the rules of the configuration, then its policy.
+
+mod decisions;
+mod gate;
+mod rules;
+
+pub use decisions::{Decision, DecisionError, Decisions, parse};
+pub use gate::{Admission, Known};
+pub use rules::{MacPrefix, Rule, Settings};
 
 use headnode_model::net::MacAddr;
 use uuid::Uuid;
@@ -28,6 +39,17 @@ pub enum Verdict {
     Hold,
     /// It gets no answer.
     Ignore,
+}
+
+impl Verdict {
+    /// One word for logs and metrics, as in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Hold => "hold",
+            Self::Ignore => "ignore",
+        }
+    }
 }
 
 /// Decides about machines. Asked for each message: it must be quick and must not block.

@@ -8,7 +8,7 @@ use super::print_json;
 use crate::find;
 use crate::outcome::{EXIT_CODES, Failure, Result};
 
-/// What to do with boot parameters.
+/// What to do with boot parameters, and about machines that boot.
 #[derive(Debug, Subcommand)]
 pub enum Boot {
     /// Show what a server boots with, or what new ones do
@@ -21,6 +21,8 @@ pub enum Boot {
     /// Change what a server boots with; what is not named stays. It counts from the next boot
     #[command(after_help = EXIT_CODES)]
     Set(Set),
+    #[command(flatten)]
+    Boots(super::boot_watch::Boots),
 }
 
 /// `sdc boot set`.
@@ -77,6 +79,7 @@ impl Boot {
                 cnapi.update_boot_params(target, &changes).await?;
                 show(cnapi, target).await
             }
+            Self::Boots(boots) => boots.run().await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One module per subject of the command line.
 
 pub mod boot;
+pub mod boot_watch;
 pub mod platform;
 pub mod server;
 mod setup;
