@@ -68,8 +68,9 @@ pub struct Report {
     totals: Vec<f64>,
     #[serde(skip)]
     reasons: BTreeMap<(Stage, String), usize>,
+    /// All addresses that were given.
     #[serde(skip)]
-    addresses: HashSet<Ipv4Addr>,
+    pub addresses: HashSet<Ipv4Addr>,
 }
 
 impl Report {
