@@ -23,6 +23,9 @@ use crate::Error;
 const FIRMWARE: [u64; 4] = [4, 8, 16, 32];
 /// iPXE's waits, in seconds, as long in all.
 const IPXE: [u64; 8] = [1, 2, 4, 8, 10, 10, 10, 15];
+/// How often a machine begins anew after a NAK (RFC 2131 §3.1, item 5), as one does whose address was
+/// taken by another one between offer and request.
+const NAKS: u32 = 4;
 /// Replies of one transaction that may wait: more than servers on any sane network.
 const REPLIES: usize = 4;
 
@@ -124,8 +127,20 @@ impl Hub {
         }
     }
 
-    /// DISCOVER, OFFER, REQUEST, ACK.
+    /// DISCOVER, OFFER, REQUEST, ACK; anew after a NAK.
     pub async fn lease(&self, who: Who) -> Result<Given, Error> {
+        let mut naks = 0;
+        loop {
+            match self.once(who).await {
+                Err(Error::Refused(_)) if naks < NAKS => naks += 1,
+                result => {
+                    return result.map(|given| Given { retries: given.retries + naks, ..given });
+                }
+            }
+        }
+    }
+
+    async fn once(&self, who: Who) -> Result<Given, Error> {
         let xid = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mut replies) = mpsc::channel(REPLIES);
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(xid, sender);
