@@ -21,9 +21,10 @@ fn e2e_dhclient_gets_renews_and_gives_back_an_address() {
     let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
     let (hook, leases, pid) = (path("hook"), path("dhclient.leases"), path("dhclient.pid"));
     let conf = path("dhclient.conf");
-    fs::write(&conf, "request subnet-mask, routers, dhcp-server-identifier;\n").unwrap();
+    let class = "send vendor-class-identifier \"PXEClient:Arch:00000:UNDI:002001\";\n";
+    fs::write(&conf, format!("{class}request subnet-mask, dhcp-server-identifier;\n")).unwrap();
     let files = ["-4", "-v", "-sf", &hook, "-lf", &leases, "-pf", &pid, "-cf", &conf];
-    let mut args = vec!["-d", "-V", "PXEClient:Arch:00000:UNDI:002001"];
+    let mut args = vec!["-d"];
     args.extend(files);
     args.push("eth0");
     lab.spawn(&peer, "dhclient.log", "dhclient", &args);
@@ -40,7 +41,7 @@ fn e2e_dhclient_gets_renews_and_gives_back_an_address() {
     args.push("eth0");
     lab.run(&peer, "dhclient", &args);
     // Given back, it is still this machine's when it comes again.
-    let mut args = vec!["-1", "-V", "PXEClient:Arch:00000:UNDI:002001"];
+    let mut args = vec!["-1"];
     args.extend(files);
     args.push("eth0");
     lab.run(&peer, "dhclient", &args);
