@@ -91,8 +91,9 @@ fn e2e_machines_boot_over_a_bad_cable() {
     let plan = lab.plan(10);
     let report = lab.boots(&plan);
     let retries: u64 = report.stages.iter().map(|stage| stage.retries).sum();
-    // The cable does lose packets, and those are made good by the server or the client.
     println!("{retries} messages sent again by the machines");
+    let lost = lab.log("cable.log").matches("lost").count();
+    assert!(lost > 20, "the cable lost {lost} packets only");
     let windows = tftp::Options { window: 16, ..plan.tftp.clone() };
     let mut plan = plan;
     plan.tftp = windows;

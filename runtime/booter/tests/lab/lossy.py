@@ -1,6 +1,6 @@
 """A cable that loses packets: two taps, `lossy.py TAP TAP LOSS DELAY` (share of 1, seconds one way).
 
-For kernels without netem. Says "ready" when both taps are there.
+For kernels without netem. Says "ready" when both taps are there, and "lost" with each lost packet.
 """
 
 import fcntl
@@ -42,6 +42,8 @@ while True:
                 frame = os.read(file, 65536)
             except OSError:
                 break
-            if dice.random() >= loss:
+            if dice.random() < loss:
+                print("lost", flush=True)
+            else:
                 number += 1
                 heapq.heappush(waiting, (time.monotonic() + delay, number, other[file], frame))
