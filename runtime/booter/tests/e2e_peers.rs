@@ -1,6 +1,6 @@
 //! The booter in a network namespace of its own, with real peers: curl, tftp-hpa, dnsmasq as a second
-//! DHCP server, and firmware in QEMU. Needs root, iproute2, curl, tftp-hpa, dnsmasq-base,
-//! qemu-system-x86, ovmf and ipxe.
+//! DHCP server, firmware in QEMU, and tshark that decodes what they say. Needs root, iproute2, curl,
+//! tftp-hpa, dnsmasq-base, tshark, qemu-system-x86, ovmf and ipxe.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -190,9 +190,29 @@ fn e2e_firmware_gets_to_the_kernel() {
             fs::copy(PathBuf::from("/usr/lib/ipxe").join(name), to).unwrap();
         }
         lab.booter();
+        let capture = lab.path("boot.pcapng").to_str().unwrap().to_owned();
+        let ns = lab.name.clone();
+        lab.spawn(&ns, "tshark.log", "tshark", &["-i", "br0", "-w", &capture]);
+        let tshark = lab.children.len() - 1;
+        lab.wait_for("tshark.log", "Capturing on", 30);
         lab.vm(firmware);
-        let log = lab.wait_for("booter.log", "platform/x86_64/vmlinuz", 120);
+        let log = lab.wait_for("booter.log", "platform/x86_64/vmlinuz", 240);
         assert!(log.contains("564d2a1c-2f3b-4c5d-8e9f-001122334455"), "{log}");
         assert_eq!(log.contains("TFTP complete"), firmware == "uefi", "{log}");
+        // By SIGINT, else the last packets are missing.
+        let pid = lab.children[tshark].id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        lab.children[tshark].wait().unwrap();
+        let decoded = |filter: &str| {
+            let args = ["-r", &capture, "-Y", filter, "-V"];
+            let out = Command::new("tshark").args(args).output().unwrap();
+            assert!(out.status.success(), "{out:?}");
+            String::from_utf8_lossy(&out.stdout).into_owned()
+        };
+        for protocol in ["dhcp.option.dhcp == 5", "http.request"] {
+            assert!(!decoded(protocol).is_empty(), "{firmware}: no {protocol} was captured");
+        }
+        let malformed = decoded("_ws.malformed");
+        assert!(malformed.is_empty(), "{firmware}: {malformed}");
     }
 }

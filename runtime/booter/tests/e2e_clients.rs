@@ -1,0 +1,142 @@
+//! Other people's clients: dhclient, udhcpc, perfdhcp, tftp-hpa, atftp, curl. Needs root, iproute2,
+//! isc-dhcp-client, udhcpc, kea-admin (perfdhcp), tftp-hpa, atftp, curl.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod lab;
+
+use std::fs;
+
+use common::{STAMP, kpxe};
+use lab::{Cable, Lab, SERVER, config, large, script};
+
+#[test]
+fn e2e_dhclient_gets_renews_and_gives_back_an_address() {
+    let mut lab = Lab::new("c", Cable::Good);
+    // The shortest lease, which is renewed after half of it.
+    lab.booter(&config("10.99.255.254", 60), &[]);
+    let peer = lab.peer.clone();
+    let hook = lab.path("hook");
+    script(&hook, "#!/bin/sh\necho \"hook $reason $new_ip_address\"\n");
+    let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
+    let (hook, leases, pid) = (path("hook"), path("dhclient.leases"), path("dhclient.pid"));
+    let conf = path("dhclient.conf");
+    let class = "send vendor-class-identifier \"PXEClient:Arch:00000:UNDI:002001\";\n";
+    fs::write(&conf, format!("{class}request subnet-mask, dhcp-server-identifier;\n")).unwrap();
+    let files = ["-4", "-v", "-sf", &hook, "-lf", &leases, "-pf", &pid, "-cf", &conf];
+    let mut args = vec!["-d"];
+    args.extend(files);
+    args.push("eth0");
+    lab.spawn(&peer, "dhclient.log", "dhclient", &args);
+    lab.wait_for("dhclient.log", "hook BOUND 10.99.", 30);
+    let log = lab.wait_for("dhclient.log", "hook RENEW 10.99.", 60);
+    let of = |word: &str| {
+        let line = log.lines().find_map(|line| line.strip_prefix(word)).unwrap();
+        line.trim().to_owned()
+    };
+    assert_eq!(of("hook BOUND"), of("hook RENEW"));
+    assert!(!log.contains("DHCPNAK"), "{log}");
+    let mut args = vec!["-r"];
+    args.extend(files);
+    args.push("eth0");
+    lab.run(&peer, "dhclient", &args);
+    // Given back, it is still this machine's when it comes again.
+    let mut args = vec!["-1"];
+    args.extend(files);
+    args.push("eth0");
+    lab.run(&peer, "dhclient", &args);
+    let text = fs::read_to_string(&leases).unwrap();
+    let last = text.lines().rfind(|line| line.contains("fixed-address")).unwrap();
+    assert!(last.contains(&of("hook BOUND")), "{text}");
+    let pid: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    lab.run(&peer, "kill", &[&pid.to_string()]);
+}
+
+#[test]
+fn e2e_udhcpc_gets_and_renews_an_address() {
+    let mut lab = Lab::new("u", Cable::Good);
+    lab.booter(&large(), &[]);
+    let hook = lab.path("hook");
+    script(&hook, "#!/bin/sh\necho \"hook $1 $ip $siaddr $boot_file\"\n");
+    let hook = hook.to_str().unwrap().to_owned();
+    let peer = lab.peer.clone();
+    let args = [
+        "-f",
+        "-i",
+        "eth0",
+        "-s",
+        &hook,
+        "-V",
+        "PXEClient:Arch:00000:UNDI:002001",
+        "-O",
+        "bootfile",
+    ];
+    let mut client = lab.start(&peer, "udhcpc.log", "udhcpc", &args);
+    lab.wait_for("udhcpc.log", "hook bound 10.99.", 30);
+    lab.run(&peer, "kill", &["-USR1", &client.id().to_string()]);
+    let log = lab.wait_for("udhcpc.log", "hook renew 10.99.", 30);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    let of = |word: &str| {
+        let line = log.lines().find_map(|line| line.strip_prefix(word)).unwrap();
+        line.trim().to_owned()
+    };
+    assert_eq!(of("hook bound"), of("hook renew"));
+    assert!(of("hook bound").contains(SERVER), "{log}");
+}
+
+#[test]
+fn e2e_perfdhcp_sees_no_drops() {
+    let mut lab = Lab::new("p", Cable::Good);
+    lab.booter(&large(), &[]);
+    // "PXEClient" and the architecture of UEFI; 100 exchanges a second, of 1000 machines.
+    let class = "60,505845436c69656e74";
+    let args = ["-4", "-l", "eth0", "-r", "100", "-R", "1000", "-n", "1000", "-W", "2000000"];
+    let mut args = args.to_vec();
+    args.extend(["-o", class, "-o", "93,0007", SERVER]);
+    let peer = lab.peer.clone();
+    let out = lab.output(&peer, "perfdhcp", &args);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let figures = |what: &str| -> Vec<u64> {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(what));
+        lines.filter_map(|line| line.trim_matches([':', ' ']).parse().ok()).collect()
+    };
+    let drops = figures("drops");
+    assert_eq!(drops, [0, 0], "{out:?}\n{text}");
+    assert!(figures("received packets").iter().all(|count| *count >= 990), "{text}");
+}
+
+#[test]
+fn e2e_tftp_hpa_atftp_and_curl_fetch_files() {
+    let mut lab = Lab::new("f", Cable::Good);
+    lab.booter(&large(), &[]);
+    let peer = lab.peer.clone();
+    let big = vec![1; 173_792];
+    lab.run(&peer, "tftp", &["-m", "binary", SERVER, "-c", "get", "undionly.kpxe", "hpa"]);
+    assert!(fs::read(lab.path("hpa")).unwrap() == kpxe());
+    for (options, name) in [
+        (&[][..], "plain"),
+        (&["--option", "blksize 1428", "--option", "tsize 0"][..], "blksize"),
+        (&["--option", "blksize 1428", "--option", "windowsize 16"][..], "window"),
+    ] {
+        let mut args = options.to_vec();
+        args.extend(["-g", "-r", "snponly.efi", "-l", name, SERVER]);
+        lab.run(&peer, "atftp", &args);
+        assert!(fs::read(lab.path(name)).unwrap() == big, "{name}");
+    }
+    lab.run(&peer, "curl", &["-sf", "-o", "curl", &format!("tftp://{SERVER}/snponly.efi")]);
+    assert!(fs::read(lab.path("curl")).unwrap() == big);
+    let url = format!("http://{SERVER}/os/{STAMP}/platform/x86_64/initrd");
+    lab.run(&peer, "curl", &["-sf", "-o", "whole", &url]);
+    assert!(fs::read(lab.path("whole")).unwrap() == vec![7; 3_000_000]);
+    lab.run(&peer, "curl", &["-sf", "-r", "2999990-", "-o", "end", &url]);
+    assert_eq!(fs::read(lab.path("end")).unwrap().len(), 10);
+    let head = lab.run(&peer, "curl", &["-sfI", &url]).to_lowercase();
+    assert!(head.contains("content-length: 3000000"), "{head}");
+    assert!(head.contains("accept-ranges: bytes"), "{head}");
+    let etag = head.lines().find_map(|line| line.strip_prefix("etag: "));
+    let etag = format!("If-None-Match: {}", etag.expect("an ETag").trim());
+    let again =
+        lab.run(&peer, "curl", &["-s", "-o", "none", "-w", "%{http_code}", "-H", &etag, &url]);
+    assert_eq!(again, "304");
+}
