@@ -74,9 +74,10 @@ fn e2e_boot_by_any_firmware_over_any_network_and_without_the_control_plane() {
     // Ends the recordings.
     drop(dc);
     traffic::is_well_formed(&recordings);
-    traffic::has_booted_by_http(&recordings[0], &nodes::mac(HTTP));
-    traffic::has_relayed(&recordings, &nodes::mac(RACK));
-    for recording in recordings {
+    let questions: Vec<_> = recordings.iter().map(|r| traffic::questions(r)).collect();
+    traffic::has_booted_by_http(&questions[0], &nodes::mac(HTTP));
+    traffic::has_relayed(&questions, &nodes::mac(RACK));
+    for recording in recordings.into_iter().chain(questions) {
         std::fs::remove_file(recording).unwrap();
     }
     figure("all boots", begin.elapsed().as_secs_f64(), 360.0);
