@@ -226,15 +226,16 @@ impl Router {
         let packet = packet.get(..usize::from(header.total_len()))?;
         let payload = packet.get(header.slice().len()..)?;
         let to = header.destination_addr();
-        if from == Side::Rack && (to.is_broadcast() || to == self.rack.gateway.addr()) {
-            if let Some(request) = dhcp_message(&header, payload) {
-                let gateway = self.rack.gateway.addr();
-                let request = dhcp::to_server(request, gateway, &self.rack.name)?;
-                let (uplink, server) = (self.rack.uplink.addr(), self.rack.server);
-                let ports = (dhcp::SERVER_PORT, dhcp::SERVER_PORT);
-                let frame = udp(Side::Uplink, EVERYBODY, (uplink, server), ports, &request)?;
-                return self.send(Side::Uplink, server, frame, out);
-            }
+        if from == Side::Rack
+            && (to.is_broadcast() || to == self.rack.gateway.addr())
+            && let Some(request) = dhcp_message(&header, payload)
+        {
+            let gateway = self.rack.gateway.addr();
+            let request = dhcp::to_server(request, gateway, &self.rack.name)?;
+            let (uplink, server) = (self.rack.uplink.addr(), self.rack.server);
+            let ports = (dhcp::SERVER_PORT, dhcp::SERVER_PORT);
+            let frame = udp(Side::Uplink, EVERYBODY, (uplink, server), ports, &request)?;
+            return self.send(Side::Uplink, server, frame, out);
         }
         if self.is_own(to) {
             return self.for_router(from, &header, payload, out);
