@@ -1,5 +1,6 @@
 //! `headnode lab`: a datacenter in QEMU.
 
+mod rack;
 mod show;
 mod terminal;
 mod wait;
@@ -17,7 +18,7 @@ use crate::lab::paths::Paths;
 use crate::lab::spec::{Forward, parse_size, parse_uuid};
 use crate::lab::state::Power;
 use crate::lab::supervisor::Supervisor;
-use crate::lab::{Accel, Firmware, KeyBus, Lab, Machine, Options, Rack, Rom, client, disks, ssh};
+use crate::lab::{Accel, Firmware, KeyBus, Lab, Machine, Options, Rom, client, disks, ssh};
 
 /// How long `up --wait` and `power off` wait.
 const WAIT_LIMIT: Duration = Duration::from_secs(600);
@@ -206,28 +207,6 @@ struct RunArgs {
 }
 
 #[derive(clap::Args, Debug)]
-#[command(next_help_heading = "A rack behind a relay")]
-struct RackArgs {
-    /// How many of the nodes, the last ones, are in a rack: on a network of their own, whose router
-    /// is their DHCP relay agent (option 82 with the rack's name) and their only way to the headnode.
-    /// The headnode needs a route: ip route add 10.98.0.0/24 via 10.99.99.1
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    rack_nodes: u8,
-    /// The rack's name, its circuit id
-    #[arg(long, value_name = "NAME", default_value_t = Rack::default().name)]
-    rack_name: String,
-    /// The router's address in the rack
-    #[arg(long, value_name = "IP/BITS", default_value_t = Rack::default().gateway)]
-    rack_gateway: ipnet::Ipv4Net,
-    /// The router's address on the admin network
-    #[arg(long, value_name = "IP/BITS", default_value_t = Rack::default().uplink)]
-    rack_uplink: ipnet::Ipv4Net,
-    /// The headnode's address there, which gets the rack's DHCP requests
-    #[arg(long, value_name = "IP", default_value_t = Rack::default().server)]
-    rack_server: std::net::Ipv4Addr,
-}
-
-#[derive(clap::Args, Debug)]
 struct MachineArgs {
     /// The lab's name; the machines' UUIDs depend on it
     #[arg(long, default_value = "lab")]
@@ -246,7 +225,7 @@ struct MachineArgs {
     #[arg(long, value_enum, value_name = "FIRMWARE,…", value_delimiter = ',')]
     node_firmware: Vec<Firmware>,
     #[command(flatten)]
-    rack: RackArgs,
+    rack: rack::RackArgs,
     /// The boot ROM of BIOS nodes: a plain PXE ROM, or QEMU's iPXE
     #[arg(long, value_enum, default_value = "pxe")]
     rom: Rom,
@@ -311,13 +290,8 @@ impl MachineArgs {
             nodes_off: self.nodes_off,
             firmware: self.firmware,
             node_firmware: self.node_firmware,
-            rack_nodes: self.rack.rack_nodes,
-            rack: Rack {
-                name: self.rack.rack_name,
-                gateway: self.rack.rack_gateway,
-                uplink: self.rack.rack_uplink,
-                server: self.rack.rack_server,
-            },
+            rack_nodes: self.rack.nodes(),
+            rack: self.rack.rack(),
             rom: self.rom,
             key: self.key,
             disks: self.disks.0,
