@@ -241,3 +241,48 @@ fn e2e_lab_a_bios_node_loads_undionly_like_a_plain_pxe_rom() {
 fn e2e_lab_a_uefi_node_loads_snponly() {
     boots_from_the_network(Firmware::Uefi, "snponly.efi", "using SNP");
 }
+
+/// Waits until the recording holds a frame that has all of these in it.
+fn wait_frame(recording: &Path, parts: &[&[u8]]) {
+    let begin = std::time::Instant::now();
+    loop {
+        let bytes = std::fs::read(recording).unwrap();
+        let mut rest = bytes.get(24..).unwrap_or_default();
+        while let Some((head, body)) = rest.split_first_chunk::<16>() {
+            let length = u32::from_le_bytes(head[8..12].try_into().unwrap());
+            let Some(frame) = body.get(..length as usize) else { break };
+            if parts.iter().all(|part| frame.windows(part.len()).any(|w| w == *part)) {
+                return;
+            }
+            rest = &body[length as usize..];
+        }
+        assert!(begin.elapsed() < LIMIT, "no such frame in {}", recording.display());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn e2e_lab_a_node_boots_by_http_and_another_sits_in_a_rack() {
+    let root = tempfile::tempdir().unwrap();
+    let record = root.path().join("traffic.pcap");
+    let lab = Lab::up(&Options {
+        nodes: 2,
+        rack_nodes: 1,
+        node_firmware: vec![Firmware::UefiHttp, Firmware::Bios],
+        record: Some(record.clone()),
+        ..options(root.path(), "rack")
+    })
+    .unwrap();
+    let (http, racked) = (admin_mac(1).0, admin_mac(2).0);
+    lab.machine("node1").wait_console(">>Start HTTP Boot over IPv4", LIMIT).unwrap();
+    // x86-64 UEFI by HTTP is architecture 16 (IANA, "Processor Architecture Types").
+    wait_frame(&record, &[&http, b"HTTPClient:Arch:00016:"]);
+    wait_frame(&root.path().join("traffic-rack1.pcap"), &[&racked, b"PXEClient"]);
+    // The router looks for the headnode to pass that on; this one has no operating system to answer.
+    let question =
+        [&[0x52, 0x54, 0, 0, 2, 1, 10, 99, 99, 1][..], &[0; 6], &[10, 99, 99, 7]].concat();
+    wait_frame(&record, &[&question]);
+    let stray = std::fs::read(&record).unwrap();
+    assert!(!stray.windows(6).any(|w| w == racked), "a frame of the rack is on the admin network");
+    lab.down().unwrap();
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use headnode::lab::paths::{connect, listen};
 use headnode::lab::switch::{Port, Switch};
+use headnode::lab::{Rack, relay};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -104,4 +105,50 @@ fn two_switches_know_nothing_of_each_other() {
     l1.write_all(&frame(2, 1, b"left")).unwrap();
     assert_eq!(receive(&mut l2), b"left");
     assert_eq!(ports[2].stats().frames_out, 0);
+}
+
+/// An ARP request or reply (RFC 826), framed for the socket.
+fn arp(operation: u8, from: ([u8; 6], [u8; 4]), to: ([u8; 6], [u8; 4])) -> Vec<u8> {
+    let ethernet = if operation == 1 { [0xff; 6] } else { to.0 };
+    let head = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+    let frame = [&ethernet[..], &from.0, &head, &from.0, &from.1, &to.0, &to.1].concat();
+    [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat()
+}
+
+#[test]
+fn a_rack_sees_its_router_and_nothing_of_the_admin_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let (admin, rack) = (Switch::new(), Switch::new());
+    let (a, b) = (port(&admin, folder.path(), "a"), port(&rack, folder.path(), "b"));
+    let (uplink, inside) = (admin.add_port("rack1"), rack.add_port("rack1"));
+    relay::connect(&Rack::default(), &uplink, &inside).unwrap();
+    let mut headnode = plug(folder.path(), &a);
+    let mut node = plug(folder.path(), &b);
+
+    // What the headnode shouts stays on its network: the node's first frame is the router's answer.
+    headnode.write_all(&frame(0xff, 1, b"not for racks")).unwrap();
+    let (mac, ip) = ([0x52, 0x54, 0, 0, 0, 6], [10, 98, 0, 20]);
+    node.write_all(&arp(1, (mac, ip), ([0; 6], [10, 98, 0, 1]))).unwrap();
+    let router = [0x52, 0x54, 0, 0, 2, 2];
+    let answer = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &router, &[10, 98, 0, 1], &mac, &ip].concat();
+    assert_eq!(receive(&mut node), answer);
+
+    // A packet to the headnode makes the router ask for it; then the packet comes, one hop older.
+    // Protocol 253 is for experiments (RFC 3692); the checksum is right.
+    let mut packet = vec![0x45, 0, 0, 22, 0, 0, 0, 0, 64, 253, 0, 0];
+    packet.extend_from_slice(&ip);
+    packet.extend_from_slice(&[10, 99, 99, 7]);
+    let sum = packet.chunks(2).fold(0u32, |sum, w| sum + u32::from(w[0]) * 256 + u32::from(w[1]));
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend_from_slice(b"hi");
+    let sent = [&router[..], &mac, &[8, 0], &packet].concat();
+    node.write_all(&[&u32::try_from(sent.len()).unwrap().to_be_bytes()[..], &sent].concat())
+        .unwrap();
+    let question = receive(&mut headnode);
+    assert_eq!(question[24..28], [10, 99, 99, 7]);
+    let (own, asker) = ([0x52, 0x54, 0, 0, 0, 1], [0x52, 0x54, 0, 0, 2, 1]);
+    headnode.write_all(&arp(2, (own, [10, 99, 99, 7]), (asker, [10, 99, 99, 1]))).unwrap();
+    let routed = receive(&mut headnode);
+    assert_eq!((routed[8], &routed[12..]), (63, &packet[12..]));
 }

@@ -1,5 +1,6 @@
 //! `headnode lab`: a datacenter in QEMU.
 
+mod rack;
 mod show;
 mod terminal;
 mod wait;
@@ -30,6 +31,9 @@ const OFF_LIMIT: Duration = Duration::from_secs(120);
 /// belongs to the lab; the headnode's second NIC reaches nothing, and only the ports listed by
 /// `status` lead to it, from 127.0.0.1. Neither root nor KVM is needed.
 ///
+/// A node boots with the firmware that it is told (`--node-firmware bios,uefi,uefi-http`), and may be in
+/// a rack behind a relay (`--rack-nodes`).
+///
 /// Identities never change: the headnode's admin NIC is 52:54:00:00:00:01 and its external one
 /// 52:54:00:00:01:01 (10.0.2.15/24); node1's NIC is 52:54:00:00:00:02, and so on.
 #[derive(Parser, Debug)]
@@ -37,6 +41,7 @@ const OFF_LIMIT: Duration = Duration::from_secs(120);
   headnode lab key > key.pub          # put this key into the image
   headnode lab up headnode.img --nodes 2 --firmware uefi
   headnode lab wait headnode --console 'login:' --timeout 120
+  headnode lab link node2 --loss 5 --delay 50ms
   headnode lab ssh headnode -- zpool status
   headnode lab down")]
 pub struct Args {
@@ -215,6 +220,12 @@ struct MachineArgs {
     /// The firmware of all machines
     #[arg(long, value_enum, default_value = "bios")]
     firmware: Firmware,
+    /// The firmware of node1, node2 and so on, when it is another one; a list that is too short
+    /// begins again
+    #[arg(long, value_enum, value_name = "FIRMWARE,…", value_delimiter = ',')]
+    node_firmware: Vec<Firmware>,
+    #[command(flatten)]
+    rack: rack::RackArgs,
     /// The boot ROM of BIOS nodes: a plain PXE ROM, or QEMU's iPXE
     #[arg(long, value_enum, default_value = "pxe")]
     rom: Rom,
@@ -278,6 +289,9 @@ impl MachineArgs {
             nodes: self.nodes,
             nodes_off: self.nodes_off,
             firmware: self.firmware,
+            node_firmware: self.node_firmware,
+            rack_nodes: self.rack.nodes(),
+            rack: self.rack.rack(),
             rom: self.rom,
             key: self.key,
             disks: self.disks.0,

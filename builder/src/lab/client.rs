@@ -114,6 +114,7 @@ fn write_lab(
         accel,
         record,
         ssh_key,
+        rack: (options.rack_nodes > 0).then(|| options.rack.clone()),
         machines,
     };
     // First, so that `down` knows the folder for a lab's, whatever happens next.

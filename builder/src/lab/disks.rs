@@ -107,7 +107,7 @@ fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result
             .and_then(|file| file.set_len(*size))
             .with_context(|| format!("making the blank disk {}", path.display()))?;
     }
-    if machine.firmware == Firmware::Uefi {
+    if machine.firmware.is_uefi() {
         std::fs::copy(host::OVMF_VARS, dir.join(VARS_FILE)).context("copying UEFI's variables")?;
     }
     if machine.key == Some(KeyBus::Pxe) {

@@ -136,11 +136,9 @@ fn remove(paths: &Paths, keep: Keep) -> Result<()> {
             remove_tree(&dir)?;
         }
     }
-    if let Some(record) = spec.and_then(|s| s.record)
-        && !keep.logs
-        && record.starts_with(paths.dir())
-    {
-        remove_file(&record)?;
+    let recordings = spec.map(|s| s.recordings()).unwrap_or_default();
+    for record in recordings.iter().filter(|r| !keep.logs && r.starts_with(paths.dir())) {
+        remove_file(record)?;
     }
     for name in FILES.iter().filter(|n| !(keep.logs && **n == "supervisor.log")) {
         remove_file(&paths.file(name))?;

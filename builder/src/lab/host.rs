@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use headnode_command::{Command, Error as CommandError};
 
-use super::spec::{Accel, Firmware, Forward, MachineSpec, Options, Rom};
+use super::spec::{Accel, Firmware, Forward, MachineSpec, Options, Rom, machines};
 
 /// The machine emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -38,11 +38,14 @@ pub fn check_programs(options: &Options) -> Result<()> {
         (program("qemu-img"), "qemu-img", "qemu-utils"),
         (program("ssh"), "ssh", "openssh-client"),
     ];
-    if options.firmware == Firmware::Uefi {
+    let machines = machines(options, Vec::new());
+    if machines.iter().any(|m| m.firmware.is_uefi()) {
         needs.push((file(OVMF_CODE) && file(OVMF_VARS), OVMF_CODE, "ovmf"));
-    } else if options.nodes > 0 && options.rom == Rom::Pxe {
+    }
+    let bios_nodes = machines.iter().any(|m| m.key.is_none() && m.firmware == Firmware::Bios);
+    if bios_nodes && options.rom == Rom::Pxe {
         needs.push((file(IPXE_KERNEL), IPXE_KERNEL, "ipxe"));
-    } else if options.nodes > 0 {
+    } else if bios_nodes {
         needs.push((file(IPXE_ROM), IPXE_ROM, "ipxe-qemu"));
     }
     let missing: Vec<_> = needs.into_iter().filter(|(there, ..)| !there).collect();

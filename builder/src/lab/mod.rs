@@ -1,5 +1,6 @@
 //! A datacenter in QEMU: a headnode booted from an image, blank compute nodes that boot from the
-//! network, and a userspace Ethernet switch between them.
+//! network, and a userspace Ethernet switch between them. Some of the nodes may be in a rack with a
+//! switch of its own, behind a router that is a DHCP relay agent: [`relay`].
 //!
 //! One supervisor process per lab (`headnode lab run`) owns the switch, the consoles and the QEMU
 //! processes, which end with it. All that a lab has lies in one folder, see [`paths`]. Other
@@ -31,6 +32,7 @@ pub mod paths;
 mod process;
 mod qemu;
 pub mod qmp;
+pub mod relay;
 pub mod spec;
 pub mod ssh;
 pub mod state;
@@ -38,4 +40,5 @@ pub mod supervisor;
 pub mod switch;
 
 pub use client::{Lab, Machine};
+pub use relay::Rack;
 pub use spec::{Accel, Firmware, KeyBus, Options, Rom, admin_mac, external_mac, machine_uuid};

@@ -81,12 +81,16 @@ fn base(line: &mut Line, lab: &LabSpec, machine: &MachineSpec) {
 
 fn firmware(line: &mut Line, machine: &MachineSpec, lab_dir: &Path) {
     match (machine.firmware, machine.rom) {
-        (Firmware::Uefi, _) => {
+        (Firmware::Uefi | Firmware::UefiHttp, _) => {
             let code = host::OVMF_CODE;
             line.add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
             line.add("-drive", format!("if=pflash,unit=1,format=raw,file={VARS_FILE}"));
             // Otherwise EDK II asks for a minute for an IPv6 address after each try by IPv4.
             line.add("-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n");
+            // Its boot entries are then HTTP's only.
+            if machine.firmware == Firmware::UefiHttp {
+                line.add("-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n");
+            }
         }
         (Firmware::Bios, Some(Rom::Pxe)) => {
             line.add("-kernel", host::IPXE_KERNEL);

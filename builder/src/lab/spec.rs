@@ -12,12 +12,13 @@
 //! MACs are the same in every lab, so that one image with one answers file fits all of them; labs
 //! cannot see each other's network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::relay::Rack;
 use super::switch::Mac;
 
 /// How many compute nodes one lab may have: the last byte of their MAC must hold them.
@@ -38,8 +39,18 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6c5d_2f1e_8f0a_4a53_9a1b_6e0c_58d3_77a
 pub enum Firmware {
     /// SeaBIOS.
     Bios,
-    /// EDK II (OVMF).
+    /// EDK II (OVMF). A node boots by PXE.
     Uefi,
+    /// EDK II. A node boots by HTTP and never tries PXE; the headnode boots its key as with `Uefi`.
+    #[serde(rename = "uefi-http")]
+    UefiHttp,
+}
+
+impl Firmware {
+    /// Whether it is EDK II.
+    pub fn is_uefi(self) -> bool {
+        self != Self::Bios
+    }
 }
 
 /// How the headnode's boot disk is attached.
@@ -117,8 +128,15 @@ pub struct Options {
     pub name: String,
     /// How many compute nodes.
     pub nodes: u8,
+    /// How many of them, the last ones, are in the rack.
+    pub rack_nodes: u8,
+    /// The rack, when it has nodes.
+    pub rack: Rack,
     /// The firmware of all machines.
     pub firmware: Firmware,
+    /// The firmware of node1, node2 and so on, when it is another one; the list begins again when it
+    /// is shorter than there are nodes.
+    pub node_firmware: Vec<Firmware>,
     /// The boot ROM of BIOS nodes.
     pub rom: Rom,
     /// How the image is attached.
@@ -156,7 +174,10 @@ impl Options {
             dir: dir.into(),
             name: "lab".to_owned(),
             nodes: 0,
+            rack_nodes: 0,
+            rack: Rack::default(),
             firmware: Firmware::Bios,
+            node_firmware: Vec::new(),
             rom: Rom::Pxe,
             key: KeyBus::Usb,
             disks: vec![8 << 30, 8 << 30],
@@ -188,6 +209,15 @@ impl Options {
         if self.nodes > MAX_NODES {
             faults.push(format!("{} nodes: at most {MAX_NODES} fit", self.nodes));
         }
+        if self.rack_nodes > self.nodes {
+            faults.push(format!(
+                "{} nodes in the rack: the lab has only {}",
+                self.rack_nodes, self.nodes
+            ));
+        }
+        if self.rack_nodes > 0 {
+            faults.extend(self.rack.problems());
+        }
         for (what, memory) in [("--memory", self.memory), ("--node-memory", self.node_memory)] {
             if !(128..=1 << 20).contains(&memory) {
                 faults.push(format!("{what} {memory}: must be 128 to 1048576 MiB"));
@@ -201,7 +231,7 @@ impl Options {
                 faults.push(format!("{what}: {size} bytes: must be 1 MiB to 16 TiB"));
             }
         }
-        if self.key == KeyBus::Pxe && self.firmware == Firmware::Uefi {
+        if self.key == KeyBus::Pxe && self.firmware.is_uefi() {
             faults.push(
                 "--key pxe: the headnode's iPXE is a BIOS ROM: use --firmware bios".to_owned(),
             );
@@ -300,6 +330,9 @@ pub struct MachineSpec {
     pub forwards: Vec<Forward>,
     /// Whether it is switched on with the lab.
     pub start: bool,
+    /// Whether it is in the rack, behind the relay.
+    #[serde(default)]
+    pub in_rack: bool,
 }
 
 /// A whole lab, as `lab.json` keeps it.
@@ -315,11 +348,22 @@ pub struct LabSpec {
     pub record: Option<PathBuf>,
     /// The private key for ssh.
     pub ssh_key: PathBuf,
+    /// The rack and its relay, when there is one.
+    #[serde(default)]
+    pub rack: Option<Rack>,
     /// The headnode, then the nodes.
     pub machines: Vec<MachineSpec>,
 }
 
 impl LabSpec {
+    /// The files with the recorded traffic: that of the admin network and, beside it, that of the
+    /// rack: `lab.pcap` and `lab-rack1.pcap`.
+    pub fn recordings(&self) -> Vec<PathBuf> {
+        let Some(record) = &self.record else { return Vec::new() };
+        let rack = self.rack.as_ref().map(|rack| rack_recording(record, &rack.name));
+        std::iter::once(record.clone()).chain(rack).collect()
+    }
+
     /// The machine of this name.
     ///
     /// # Errors
@@ -330,6 +374,15 @@ impl LabSpec {
             format!("the lab has no machine '{name}'; it has {}", names.join(", "))
         })
     }
+}
+
+/// The file with a rack's traffic, beside that of the admin network.
+pub fn rack_recording(record: &Path, rack: &str) -> PathBuf {
+    let part = |part: Option<&std::ffi::OsStr>, otherwise: &str| {
+        part.map_or_else(|| otherwise.to_owned(), |part| part.to_string_lossy().into_owned())
+    };
+    let (stem, end) = (part(record.file_stem(), "lab"), part(record.extension(), "pcap"));
+    record.with_file_name(format!("{stem}-{rack}.{end}"))
 }
 
 /// The machines that the options ask for. `forwards` is ssh's port and the others, all chosen.
@@ -350,7 +403,17 @@ pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
         cpus: 1,
         forwards: Vec::new(),
         start: !options.nodes_off,
+        in_rack: false,
         name,
+    };
+    let node = |index: u8| {
+        let place = usize::from(index - 1).checked_rem(options.node_firmware.len());
+        let firmware = place.and_then(|place| options.node_firmware.get(place)).copied();
+        MachineSpec {
+            firmware: firmware.unwrap_or(options.firmware),
+            in_rack: options.nodes - index < options.rack_nodes,
+            ..machine(node_name(index), index)
+        }
     };
     let headnode = MachineSpec {
         external_mac: Some(external_mac().to_string()),
@@ -363,65 +426,8 @@ pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
         start: true,
         ..machine(HEADNODE.to_owned(), 0)
     };
-    std::iter::once(headnode).chain((1..=options.nodes).map(|i| machine(node_name(i), i))).collect()
+    std::iter::once(headnode).chain((1..=options.nodes).map(node)).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read() {
-        assert_eq!(parse_size("8G"), Ok(8 << 30));
-        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
-        assert_eq!(parse_size("4096"), Ok(4096));
-        for bad in ["", "G", "8X", "-1G", "99999999999T", "8 G"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn identities_are_the_documented_ones() {
-        assert_eq!(admin_mac(0).to_string(), "52:54:00:00:00:01");
-        assert_eq!(admin_mac(2).to_string(), "52:54:00:00:00:03");
-        assert_eq!(external_mac().to_string(), "52:54:00:00:01:01");
-        let uuid = machine_uuid("lab", "node1");
-        assert_eq!(uuid, machine_uuid("lab", "node1"));
-        assert_ne!(uuid, machine_uuid("lab2", "node1"));
-        assert_eq!(uuid.get_version_num(), 5);
-    }
-
-    #[test]
-    fn all_faults_of_the_options_are_told_at_once() {
-        let mut options = Options::new("image", "dir");
-        options.name = "Bad/../name".to_owned();
-        options.memory = 1;
-        options.node_disks = vec![5];
-        options.nodes = 1;
-        options.uuids = vec![parse_uuid(&format!("node2={}", Uuid::nil())).unwrap()];
-        let text = options.validate().unwrap_err().to_string();
-        assert_eq!(text.lines().count(), 4, "{text}");
-        assert!(text.contains("no machine 'node2'"), "{text}");
-    }
-
-    #[test]
-    fn a_chosen_uuid_replaces_the_usual_one() {
-        let options = Options {
-            nodes: 2,
-            uuids: vec![("node2".to_owned(), machine_uuid("lab", "node1"))],
-            ..Options::new("image", "dir")
-        };
-        let made = machines(&options, Vec::new());
-        assert_eq!(made[1].uuid, made[2].uuid);
-        assert_eq!(made[0].uuid, machine_uuid("lab", "headnode"));
-        assert!(parse_uuid("node2").is_err() && parse_uuid("node2=7").is_err());
-    }
-
-    #[test]
-    fn forwards_are_read() {
-        assert_eq!("8080:80".parse(), Ok(Forward { host: 8080, guest: 80 }));
-        assert!("8080".parse::<Forward>().is_err());
-        assert!("8080:0".parse::<Forward>().is_err());
-        assert!("70000:80".parse::<Forward>().is_err());
-    }
-}
+mod tests;

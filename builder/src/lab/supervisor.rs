@@ -14,20 +14,24 @@ use super::control::{self, Call, LinkChange, PowerAction, Request, Status};
 use super::machine::Running;
 use super::paths::{Paths, listen};
 use super::qemu;
+use super::relay;
 use super::spec::{Firmware, LabSpec, MachineSpec};
 use super::state::{MachineState, Phase, Power, ProcessId, State, now_ms, read_json, write_json};
 use super::switch::{Port, Switch};
 
-/// What EDK II says when the network gave it nothing to boot and it turns to what no lab has: HTTP
-/// boot, its shell, or a key press. A server's firmware is set to try the network again instead;
-/// the reset button does that here.
+/// What EDK II says when the network gave it nothing to boot and it turns to what no lab has: its
+/// shell, a key press, or IPv6. A server's firmware is set to try the network again instead; the reset
+/// button does that here.
 const NETWORK_BOOT_FAILED: [&[u8]; 5] = [
     b"BdsDxe: failed to load Boot",
-    b">>Start HTTP Boot over",
+    b">>Start HTTP Boot over IPv6",
     b">>Start PXE over IPv6",
     b"UEFI Interactive Shell",
     b"No bootable option or device",
 ];
+
+/// The same of a machine that boots by PXE.
+const PXE_FAILED: &[u8] = b">>Start HTTP Boot over";
 
 enum Event {
     Call(Call),
@@ -51,7 +55,7 @@ pub struct Supervisor {
     paths: Paths,
     spec: LabSpec,
     state: State,
-    switch: Switch,
+    networks: Networks,
     members: Vec<Member>,
     events: Receiver<Event>,
     sender: Sender<Event>,
@@ -73,19 +77,15 @@ impl Supervisor {
             .map_err(|_| anyhow!("the lab in {} runs already", paths.dir().display()))?;
         let (sender, events) = channel();
         watch_signals(&sender)?;
-        let switch = Switch::new();
-        if let Some(record) = &spec.record {
-            switch
-                .record(record)
-                .with_context(|| format!("recording traffic to {}", record.display()))?;
-        }
+        let networks = networks(&spec)?;
         // A lab that is started again keeps what is known of its machines.
         let old: Option<State> = read_json(&paths.state())?;
         let mut states = old.map(|s| s.machines).unwrap_or_default();
         let mut members = Vec::new();
         let mut machines = BTreeMap::new();
         for (index, machine) in spec.machines.iter().enumerate() {
-            let member = Member::new(&paths, machine, index, &switch, &sender)
+            let switch = if machine.in_rack { &networks.rack } else { &networks.admin };
+            let member = Member::new(&paths, machine, index, switch, &sender)
                 .with_context(|| format!("preparing {}", machine.name))?;
             let mut state: MachineState = states.remove(&machine.name).unwrap_or_default();
             state.power = Power::Off;
@@ -96,7 +96,7 @@ impl Supervisor {
         }
         let supervisor = ProcessId::of(std::process::id())?;
         let state = State { supervisor, phase: Phase::Starting, since_ms: now_ms(), machines };
-        let this = Self { paths, spec, state, switch, members, events, sender, _lock: lock };
+        let this = Self { paths, spec, state, networks, members, events, sender, _lock: lock };
         this.save()?;
         Ok(this)
     }
@@ -160,7 +160,9 @@ impl Supervisor {
             state.qemu = None;
         }
         self.state.phase = Phase::Stopped;
-        let ended = self.switch.stop_recording().context("ending the recording");
+        let ended = [&self.networks.admin, &self.networks.rack].map(Switch::stop_recording);
+        let ended: std::io::Result<()> = ended.into_iter().collect();
+        let ended = ended.context("ending the recording");
         if let Err(error) = ended.and_then(|()| self.save()) {
             tracing::error!(error = format!("{error:#}"), "stopping");
         }
@@ -343,6 +345,30 @@ impl Supervisor {
     }
 }
 
+/// The lab's two networks. That of the rack has no ports when there is no rack.
+struct Networks {
+    admin: Switch,
+    rack: Switch,
+}
+
+/// The switches, recorded as the lab wants it, with the router between them.
+fn networks(spec: &LabSpec) -> Result<Networks> {
+    let networks = Networks { admin: Switch::new(), rack: Switch::new() };
+    // In this order: that of the rack comes second, and only when there is one.
+    for (switch, record) in [&networks.admin, &networks.rack].iter().zip(spec.recordings()) {
+        switch
+            .record(&record)
+            .with_context(|| format!("recording traffic to {}", record.display()))?;
+    }
+    if let Some(rack) = &spec.rack {
+        let (uplink, port) =
+            (networks.admin.add_port(&rack.name), networks.rack.add_port(&rack.name));
+        relay::connect(rack, &uplink, &port)
+            .with_context(|| format!("connecting the router of {}", rack.name))?;
+    }
+    Ok(networks)
+}
+
 impl Member {
     fn new(
         paths: &Paths,
@@ -354,23 +380,31 @@ impl Member {
         let dir = paths.machine(&machine.name);
         let port = switch.add_port(&machine.name);
         port.serve(listen(&dir.join(qemu::NET_SOCKET)).context("opening net.sock")?)?;
-        let watches = machine.firmware == Firmware::Uefi && machine.key.is_none();
-        let watcher = watches.then(|| network_boot_watcher(index, sender.clone()));
+        let mut failures = NETWORK_BOOT_FAILED.to_vec();
+        if machine.firmware == Firmware::Uefi {
+            failures.push(PXE_FAILED);
+        }
+        let watches = machine.firmware.is_uefi() && machine.key.is_none();
+        let watcher = watches.then(|| network_boot_watcher(index, failures, sender.clone()));
         let console = console::Server::start(&dir, qemu::SERIAL_SOCKET, watcher)?;
         Ok(Self { spec: machine.clone(), port, console, running: None, start: 0 })
     }
 }
 
-fn network_boot_watcher(machine: usize, sender: Sender<Event>) -> console::Watcher {
+fn network_boot_watcher(
+    machine: usize,
+    failures: Vec<&'static [u8]>,
+    sender: Sender<Event>,
+) -> console::Watcher {
+    let longest = failures.iter().map(|words| words.len()).max().unwrap_or_default();
     let mut tail = Vec::new();
     Box::new(move |bytes| {
         tail.extend_from_slice(bytes);
         let says = |words: &[u8]| tail.windows(words.len()).any(|w| w == words);
-        if NETWORK_BOOT_FAILED.iter().any(|words| says(words)) {
+        if failures.iter().any(|words| says(words)) {
             tail.clear();
             drop(sender.send(Event::NetworkBootFailed { machine }));
         }
-        let longest = NETWORK_BOOT_FAILED.iter().map(|w| w.len()).max().unwrap_or_default();
         tail.drain(..tail.len().saturating_sub(longest));
     })
 }

@@ -1,0 +1,82 @@
+//! The nodes of the test, and what is asked of them.
+
+use std::time::Duration;
+
+use headnode::lab::{Firmware, admin_mac, machine_uuid};
+
+use crate::datacenter::{Datacenter, figure};
+
+pub const BOOT: Duration = Duration::from_secs(300);
+
+pub const BIOS: &str = "node1";
+pub const UEFI: &str = "node2";
+pub const HTTP: &str = "node3";
+/// A bad link.
+pub const SLOW: &str = "node4";
+/// Behind the relay: the last node is.
+pub const RACK: &str = "node5";
+
+/// Their firmware.
+pub const FIRMWARE: [Firmware; 5] =
+    [Firmware::Bios, Firmware::Uefi, Firmware::UefiHttp, Firmware::Bios, Firmware::Bios];
+
+/// The node's Ethernet address.
+pub fn mac(node: &str) -> String {
+    admin_mac(node.strip_prefix("node").unwrap().parse().unwrap()).to_string()
+}
+
+/// Boots blank nodes side by side, until CNAPI has them.
+pub fn boot(dc: &Datacenter, nodes: &[&str]) {
+    for node in nodes {
+        dc.lab.machine(node).power_on().unwrap();
+    }
+    for node in nodes {
+        let seconds = dc.wait(node, "registered: done", BOOT);
+        figure(&format!("{node}, power-on to registered"), seconds, 75.0);
+    }
+    are_servers(dc, nodes);
+}
+
+/// CNAPI has these nodes, and they run.
+pub fn are_servers(dc: &Datacenter, nodes: &[&str]) {
+    let name = dc.lab.spec().unwrap().name;
+    dc.wait_servers(BOOT, |servers| {
+        nodes.iter().all(|node| {
+            let uuid = machine_uuid(&name, node).to_string();
+            servers.iter().any(|s| s["uuid"] == uuid.as_str() && s["status"] == "running")
+        })
+    });
+}
+
+/// Pulls the node's plug and lets it boot again, until one can log in: it has its platform, its
+/// address and its configuration, though nobody registers it.
+pub fn reboot_unregistered(dc: &Datacenter, node: &str, how: &str) {
+    let machine = dc.lab.machine(node);
+    machine.power_kill().unwrap();
+    machine.power_on().unwrap();
+    let seconds = dc.wait(node, "system_configured: done", BOOT);
+    figure(&format!("{node} {how}, power-on to configured"), seconds, 75.0);
+    machine.wait_ssh(BOOT).unwrap();
+    assert!(!console(dc, node).contains("registered: done"), "{node} registered {how}");
+}
+
+/// The node's firmware has told of HTTP boot, and has never tried PXE.
+pub fn has_booted_by_http_only(dc: &Datacenter, node: &str) {
+    let console = console(dc, node);
+    assert!(console.contains(">>Start HTTP Boot over IPv4"), "{console}");
+    assert!(!console.contains(">>Start PXE"), "{console}");
+}
+
+/// The node has an address of the rack and speaks to the headnode by the rack's router.
+pub fn is_behind_the_relay(dc: &Datacenter, node: &str, network: &str) {
+    let route = dc.on(node, "ip -4 route get 10.99.99.7");
+    assert!(route.contains("via 10.98.0.1 "), "{route}");
+    assert!(route.contains(&format!("src {network}")), "{route}");
+}
+
+/// What the console has shown since the last power-on.
+fn console(dc: &Datacenter, node: &str) -> String {
+    let boot = dc.lab.machine(node).boot().unwrap();
+    let log = std::fs::read(dc.lab.dir().join(node).join("console.log")).unwrap();
+    String::from_utf8_lossy(&log[usize::try_from(boot.console_offset).unwrap()..]).into_owned()
+}
