@@ -4,20 +4,24 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use headnode_model::booter::{Boot, BooterStatus};
+use headnode_model::net::MacAddr;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::Everybody;
+use crate::admission::{Admission, Gate};
+use crate::api::{self, Api};
 use crate::leases::{LeaseFile, Leases};
 use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::networks::Network;
-use crate::observe::Nobody;
+use crate::observe::Observer;
 use crate::params::{Cache, Lookup, ParamSource};
+use crate::progress::Tracker;
 use crate::script::Scripts;
 use crate::settings::Settings;
-use crate::{Error, dhcp, http, ipv6, net, observe, tftp};
+use crate::{Error, clock, dhcp, http, ipv6, net, tftp};
 
 /// How long running downloads may go on after the booter was told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -31,6 +35,10 @@ pub struct Sockets {
     pub tftp: UdpSocket,
     /// HTTP.
     pub http: TcpListener,
+    /// HTTPS, when there is a certificate.
+    pub https: Option<TcpListener>,
+    /// The operator's interface.
+    pub operator: Option<api::Socket>,
     /// IPv6 router solicitations. Not vital.
     pub ipv6: Option<UdpSocket>,
 }
@@ -41,8 +49,16 @@ impl Sockets {
     /// # Errors
     /// The first port that cannot be opened, with a hint who may hold it.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let mut dhcp = net::dhcp(settings)?;
+        if settings.more.dhcp.mode == dhcp::Mode::Proxy {
+            dhcp.proxy = Some(net::proxy(settings)?);
+        }
+        let operator = settings.socket.as_deref().map(api::Socket::open).transpose();
+        let https = settings.more.http.tls.as_ref().map(|tls| net::https(settings, tls.port));
         Ok(Self {
-            dhcp: net::dhcp(settings)?,
+            dhcp,
+            https: https.transpose()?,
+            operator: operator.map_err(Error::Operator)?,
             tftp: net::tftp(settings)?,
             http: net::http(settings)?,
             ipv6: net::ipv6(settings),
@@ -60,6 +76,32 @@ impl Sockets {
         }
         if let Ok(address) = self.http.local_addr() {
             settings.ports.http = address.port();
+        }
+    }
+}
+
+/// What operators may ask of the booter beside what its parts tell.
+struct Operator {
+    app: Arc<http::App>,
+    started: i64,
+}
+
+#[async_trait::async_trait]
+impl api::Operator for Operator {
+    async fn params(&self, mac: MacAddr, boot: Option<&Boot>) -> Result<Value, String> {
+        let (params, origin) = self.app.lookup.find(mac, boot.and_then(|boot| boot.uuid)).await;
+        Ok(json!({ "origin": origin.word(), "params": params }))
+    }
+
+    async fn reload(&self) -> Result<Vec<String>, String> {
+        Err("this booter takes new settings at a restart only".to_owned())
+    }
+
+    fn status(&self) -> BooterStatus {
+        BooterStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            ..BooterStatus::default()
         }
     }
 }
@@ -91,7 +133,7 @@ impl Booter {
         };
         let cache = Cache::open(&settings.state).map_err(state("making the folder"))?;
         let mut file = LeaseFile::new(&settings.state);
-        let mut leases = Leases::new(vec![Network::own(&settings)], settings.admin_ip);
+        let mut leases = Leases::new(settings.networks(), settings.admin_ip);
         file.load(&mut leases).map_err(state("reading the leases in"))?;
         let metrics = Metrics::new();
         metrics.leases.set(i64::try_from(leases.len()).unwrap_or(i64::MAX));
@@ -99,21 +141,48 @@ impl Booter {
         let leases = Arc::new(Mutex::new(leases));
         let scripts = Arc::new(Scripts::new(Arc::clone(&settings))?);
 
+        let more = &settings.more;
+        let admission = Admission::open(
+            Live::new(more.admission.clone()),
+            &settings.state,
+            true,
+            metrics.clone(),
+        )
+        .map_err(Error::Decisions)?;
+        let admission = Arc::new(admission);
+        let tracker = Arc::new(Tracker::new(Live::new(more.progress.clone()), metrics.clone()));
+        let watched = Arc::downgrade(&tracker);
+        metrics.before_reading(move |metrics| {
+            if let Some(tracker) = watched.upgrade() {
+                tracker.measure(metrics);
+            }
+        });
+        let certificate = match (&sockets.https, &more.http.tls) {
+            (Some(_), Some(tls)) => Some(http::Certificate::load(tls.clone()).map_err(Error::Tls)?),
+            _ => None,
+        };
+
         let engine = dhcp::Engine::new(dhcp::Context {
             booter: Arc::clone(&settings),
-            dhcp: Live::new(dhcp::Settings::default()),
+            dhcp: Live::new(more.dhcp.clone()),
             leases: Arc::clone(&leases),
             metrics: metrics.clone(),
-            gate: Arc::new(Everybody),
-            observer: Arc::new(Nobody),
+            gate: Arc::clone(&admission) as Arc<dyn Gate>,
+            observer: Arc::clone(&tracker) as Arc<dyn Observer>,
         });
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
         let files = tftp::Files::new(settings.firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
             .map_err(state("opening the TFTP socket for"))?;
         let lookup = Lookup::new(source, cache, settings.budget, settings.cached_budget);
-        let app =
-            http::App { leases: Arc::clone(&leases), lookup, scripts, metrics: metrics.clone() };
+        let app = Arc::new(http::App {
+            leases: Arc::clone(&leases),
+            lookup,
+            scripts,
+            metrics: metrics.clone(),
+            gate: Arc::clone(&admission) as Arc<dyn Gate>,
+            observer: Arc::clone(&tracker) as Arc<dyn Observer>,
+        });
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(dhcp.run(stop.clone()));
@@ -124,15 +193,23 @@ impl Booter {
         let site = http::Site {
             folders: http::Folders::default()
                 .with("os", settings.root.join("os"))
-                .with("extra", settings.root.join("extra")),
-            dynamic: http::routes::router(Arc::new(app)),
-            limits: Live::new(http::Limits::default()),
-            observer: Arc::new(observe::Nobody),
+                .with("extra", settings.root.join("extra"))
+                // UEFI firmware that boots by HTTP loads iPXE from here.
+                .with("firmware", settings.firmware()),
+            dynamic: http::routes::router(Arc::clone(&app)),
+            limits: Live::new(more.http.clone()),
+            observer: Arc::clone(&tracker) as Arc<dyn Observer>,
             metrics: metrics.clone(),
         };
+        if let Some(socket) = sockets.operator {
+            let operator = Arc::new(Operator { app, started: clock::unix_now() });
+            let api = Api { tracker, admission, operator };
+            tasks.spawn(socket.serve(api, stop.clone()));
+        }
         let (token, http_listener) = (stop.clone(), sockets.http);
+        let tls = sockets.https.zip(certificate);
         tasks.spawn(async move {
-            let served = http::serve(http_listener, None, Arc::new(site), token.clone()).await;
+            let served = http::serve(http_listener, tls, Arc::new(site), token.clone()).await;
             if let Err(error) = served {
                 tracing::error!("serving HTTP: {error}");
                 token.cancel();

@@ -45,6 +45,15 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The operators' decisions cannot be read.
+    #[error(transparent)]
+    Decisions(crate::admission::DecisionError),
+    /// The operator's interface cannot be opened.
+    #[error(transparent)]
+    Operator(crate::api::SocketError),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(crate::http::TlsError),
     /// A built-in template is broken.
     #[error("reading the boot script templates: {0}")]
     Template(#[source] tera::Error),

@@ -10,7 +10,7 @@ use clap::Parser;
 use headnode_client::Cnapi;
 use headnode_model::config::{Config, Problem, Problems};
 use headnode_model::{net::MacAddr, paths};
-use sdc_booter::settings::{Ports, Settings};
+use sdc_booter::settings::{BESIDE_CONFIG, File, Ports, Settings};
 use sdc_booter::{Booter, Sockets, net, notify};
 use std::io::IsTerminal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,8 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Reads the headnode's configuration (keys admin_ip, admin_netmask, admin_nic, admin_gateway,
 /// dhcp_range_start, dhcp_range_end, dhcp_lease_time, dns_resolvers). Answers machines that boot
-/// by PXE only. Goes on booting known machines while CNAPI is down.
+/// by PXE or UEFI HTTP only. config.inc/booter.toml in the root folder, when it is there, adds
+/// networks behind relays, admission, limits and TLS. Goes on booting known machines while CNAPI is down.
 ///
 /// Exit codes: 0 stopped by a signal, or the check found nothing; 1 could not start or failed;
 /// 2 wrong arguments; 3 the configuration is wrong.
@@ -43,6 +44,9 @@ struct Args {
     /// CNAPI's base URL [default: the key cnapi_client_url, else port 8010 of admin_ip]
     #[arg(long, value_name = "URL")]
     cnapi: Option<String>,
+    /// Unix socket of the operator's interface (`sdc boot list`)
+    #[arg(long, value_name = "FILE", default_value = headnode_model::booter::SOCKET)]
+    socket: PathBuf,
     /// Report all problems of configuration and files, and end
     #[arg(long)]
     check_config: bool,
@@ -102,6 +106,14 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         http: args.http_port,
     };
     settings.broadcast = args.broadcast;
+    settings.socket = Some(args.socket.clone());
+    settings.more = match File::read(&args.root.join(BESIDE_CONFIG)) {
+        Ok(more) => more,
+        Err(error) => {
+            let key = BESIDE_CONFIG.to_owned();
+            return Ok(report(args, &[Problem { key, message: error.to_string() }]));
+        }
+    };
     let mut problems = settings.problems();
     let mut fatal = Vec::new();
     match interface(args, &settings, &config) {

@@ -78,7 +78,19 @@ pub fn tftp(settings: &Settings) -> Result<tokio::net::UdpSocket, Error> {
 /// # Errors
 /// Names the port, the address and who may hold it.
 pub fn http(settings: &Settings) -> Result<tokio::net::TcpListener, Error> {
-    let address = SocketAddrV4::new(settings.admin_ip, settings.ports.http);
+    tcp(settings, settings.ports.http)
+}
+
+/// The HTTPS server's listener.
+///
+/// # Errors
+/// Names the port, the address and who may hold it.
+pub fn https(settings: &Settings, port: u16) -> Result<tokio::net::TcpListener, Error> {
+    tcp(settings, port)
+}
+
+fn tcp(settings: &Settings, port: u16) -> Result<tokio::net::TcpListener, Error> {
+    let address = SocketAddrV4::new(settings.admin_ip, port);
     let bind = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         // Else a restart fails while connections of the old process linger.

@@ -1,5 +1,7 @@
 //! What the booter needs to know, from the headnode's configuration and the command line.
 
+mod file;
+
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,10 @@ use headnode_model::config::{Config, Headnode, Problem};
 use headnode_model::{paths, ports, timing};
 use ipnet::Ipv4Net;
 
+use crate::networks::{self, Network};
 use crate::script::Platforms;
+
+pub use file::{BESIDE_CONFIG, File, ReadError};
 
 /// UDP and TCP ports; other than the standard ones in tests only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,10 @@ pub struct Settings {
     pub broadcast: Ipv4Addr,
     /// Ports.
     pub ports: Ports,
+    /// What Triton's configuration has no keys for.
+    pub more: File,
+    /// Where the operator's interface listens (a Unix socket); `None` in tests.
+    pub socket: Option<PathBuf>,
     /// How long to wait for CNAPI when there is nothing else to boot a node with.
     pub budget: Duration,
     /// How long to wait for CNAPI when the node's parameters are in the cache.
@@ -84,10 +93,18 @@ impl Settings {
             dhcp_listen: Ipv4Addr::UNSPECIFIED,
             broadcast: Ipv4Addr::BROADCAST,
             ports: Ports::default(),
+            more: File::default(),
+            socket: None,
             budget: timing::BOOT_PARAMS_BUDGET,
             // A node that reboots while CNAPI hangs should not lose half a minute.
             cached_budget: Duration::from_secs(5),
         }
+    }
+
+    /// All networks: the admin network first, then those behind relays.
+    pub fn networks(&self) -> Vec<Network> {
+        let further = self.more.networks.iter().cloned();
+        std::iter::once(Network::own(self)).chain(further).collect()
     }
 
     /// Addresses within the range that belong to services and never to a node.
@@ -131,6 +148,10 @@ impl Settings {
         if let Err(error) = std::fs::create_dir_all(&self.state) {
             add("state", format!("{} cannot be made: {error}", self.state.display()));
         }
+        problems.extend(self.more.problems());
+        problems.extend(networks::problems(&self.networks()));
+        let mut add =
+            |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
         let (first, last) = self.range;
         let reserved = self.reserved();
         let in_range = reserved.iter().filter(|ip| (first..=last).contains(*ip)).count();

@@ -121,11 +121,13 @@ async fn a_file_arrives_whole_in_every_way() {
 }
 
 #[tokio::test]
-async fn options_and_data_are_sent_again_when_no_answer_comes() {
+async fn options_are_sent_again_for_a_repeated_request_and_data_when_no_answer_comes() {
     let world = world(Arc::default()).await;
     let mut client = Client::new(0).await;
     client.request(&world, "undionly.kpxe", "octet", &WIDE).await;
     let oack = client.receive().await;
+    // As firmware does when the answer was lost.
+    client.request(&world, "undionly.kpxe", "octet", &WIDE).await;
     assert_eq!(client.receive().await, oack);
     client.ack(0).await;
     // A whole window is thrown away.

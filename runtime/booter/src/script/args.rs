@@ -4,6 +4,7 @@ use headnode_model::boot::BootParams;
 use serde_json::Value;
 
 use crate::leases::Lease;
+use crate::networks::Network;
 use crate::settings::Settings;
 
 /// The kernel's parameters for a node, as one line of an iPXE script. `archives` are the names
@@ -11,12 +12,13 @@ use crate::settings::Settings;
 /// of ours with the same name; one that cannot be written in an iPXE script is left out and logged.
 pub fn kernel_line(
     settings: &Settings,
+    network: &Network,
     lease: &Lease,
     params: &BootParams,
     archives: &[&str],
 ) -> String {
-    let gateway = settings.gateway.map(|ip| ip.to_string()).unwrap_or_default();
-    let ip = format!("{}::{gateway}:{}::", lease.ip, settings.admin_net.netmask());
+    let gateway = network.gateway.map(|ip| ip.to_string()).unwrap_or_default();
+    let ip = format!("{}::{gateway}:{}::", lease.ip, network.subnet.netmask());
     let ours = [
         ("BOOTIF", format!("01-{}", lease.mac.dashed())),
         ("ip", ip),
@@ -125,7 +127,8 @@ mod tests {
             default_console: "serial".to_owned(),
             ..BootParams::default()
         };
-        kernel_line(&Settings::for_tests(), &lease, &params, &["a", "b"])
+        let settings = Settings::for_tests();
+        kernel_line(&settings, &Network::own(&settings), &lease, &params, &["a", "b"])
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub use platforms::{Kind, Platform, PlatformError, Platforms};
 
 use crate::Error;
 use crate::leases::Lease;
+use crate::networks::Network;
 use crate::settings::Settings;
 
 const LINUX: &str = "linux.ipxe";
@@ -62,10 +63,10 @@ impl Scripts {
     pub fn boot(
         &self,
         mac: MacAddr,
-        lease: Option<&Lease>,
+        lease: Option<(&Lease, &Network)>,
         params: &BootParams,
     ) -> Result<String, tera::Error> {
-        let Some(lease) = lease else {
+        let Some((lease, network)) = lease else {
             return self.message(mac, "it has no address from this headnode; boot it by PXE");
         };
         let platform = match self.platforms.choose(&params.platform) {
@@ -100,7 +101,7 @@ impl Scripts {
         // memory and does not look at these parameters.
         let bundle = paths::EXTRA_BUNDLE_NODE;
         let bundle_name = bundle.rsplit('/').next().unwrap_or(bundle);
-        let args = kernel_line(&self.settings, lease, params, &["initrd", bundle_name]);
+        let args = kernel_line(&self.settings, network, lease, params, &["initrd", bundle_name]);
         let mut context = self.context(mac);
         context.insert("platform", &platform.name);
         context.insert("bundle", bundle);
@@ -159,6 +160,10 @@ mod tests {
         MacAddr([0x90, 0xb8, 0xd0, 1, 2, 3])
     }
 
+    fn network() -> Network {
+        Network::own(&Settings::for_tests())
+    }
+
     fn lease() -> Lease {
         Lease { mac: mac(), ip: [10, 99, 99, 40].into(), uuid: None, seen: 0, until: 0, tag: None }
     }
@@ -173,10 +178,10 @@ mod tests {
         fs::create_dir_all(dir.path().join("extra/agents")).unwrap();
         let scripts = scripts(dir.path());
         let params = BootParams { serial: "ttyb".into(), ..BootParams::default() };
-        let none = scripts.boot(mac(), Some(&lease()), &params).unwrap();
+        let none = scripts.boot(mac(), Some((&lease(), &network())), &params).unwrap();
         assert!(none.contains("echo   the file extra/agents/node.cpio.zst is missing"), "{none}");
         fs::write(dir.path().join("extra/agents/node.cpio.zst"), "").unwrap();
-        let text = scripts.boot(mac(), Some(&lease()), &params).unwrap();
+        let text = scripts.boot(mac(), Some((&lease(), &network())), &params).unwrap();
         let kernel = "kernel http://10.99.99.7/os/20260101T000000Z/platform/x86_64/vmlinuz \
             console=tty0 console=ttyS0,115200n8 console=ttyS1,115200n8 \
             BOOTIF=01-90-b8-d0-01-02-03 ip=10.99.99.40::10.99.99.1:255.255.255.0:: \
@@ -195,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let scripts = scripts(dir.path());
         let params = BootParams { platform: "20200101T000000Z".into(), ..BootParams::default() };
-        let text = scripts.boot(mac(), Some(&lease()), &params).unwrap();
+        let text = scripts.boot(mac(), Some((&lease(), &network())), &params).unwrap();
         assert!(text.contains("20200101T000000Z"), "{text}");
         assert!(
             text.contains(

@@ -24,7 +24,7 @@ use transfer::{Ending, Report, Transfer};
 
 /// Most transfers at the same time. A client that finds no place asks again after some seconds;
 /// iPXE is small, so places are free again soon.
-const TRANSFERS: usize = 256;
+const TRANSFERS: usize = 4096;
 
 /// The TFTP server.
 pub struct Server {

@@ -107,12 +107,15 @@ impl<'a> Transfer<'a> {
         Ok(Ending::Complete)
     }
 
-    /// Sends the options until they are acknowledged.
+    /// Sends the options and waits until they are acknowledged.
     async fn agree(&mut self) -> io::Result<Option<Ending>> {
         let oack = packet::oack(&self.terms.accepted);
         for attempt in 0..WAITS.len() {
-            self.resent += u32::from(attempt > 0);
-            self.socket.send(&oack).await?;
+            // Until it has answered, a client gets one packet per request: its address may be forged.
+            // A real one asks again, and that is a new transfer.
+            if attempt == 0 {
+                self.socket.send(&oack).await?;
+            }
             let until = Instant::now() + self.wait(attempt);
             loop {
                 match self.answer(until).await? {
@@ -131,8 +134,11 @@ impl<'a> Transfer<'a> {
     /// how many are.
     async fn window(&mut self, done: usize, last: usize) -> io::Result<Result<usize, Ending>> {
         for attempt in 0..WAITS.len() {
-            self.resent += u32::from(attempt > 0);
-            self.send_blocks(done, last).await?;
+            // As with the options: one packet until the client has answered.
+            if attempt == 0 || done > 0 || !self.terms.accepted.is_empty() {
+                self.resent += u32::from(attempt > 0);
+                self.send_blocks(done, last).await?;
+            }
             let until = Instant::now() + self.wait(attempt);
             let mut repeated = false;
             loop {
