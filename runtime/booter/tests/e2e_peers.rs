@@ -70,7 +70,8 @@ impl Lab {
         fs::write(self.path("config"), CONFIG).unwrap();
         let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
         let (config, root, state) = (path("config"), path(""), path("state"));
-        let args = ["--config", &config, "--root", &root, "--state", &state];
+        let socket = path("operator.sock");
+        let args = ["--config", &config, "--root", &root, "--state", &state, "--socket", &socket];
         let ns = self.name.clone();
         self.spawn(&ns, "booter.log", env!("CARGO_BIN_EXE_sdc-booter"), &args);
         self.wait_for("booter.log", "sdc-booter is ready", 20);

@@ -19,6 +19,10 @@ const CNAPI: &str = "10.99.0.7:8010";
 const RELAYED: &str = "datacenter_name=t\ndns_domain=t\nadmin_nic=02:00:00:00:00:07\n\
     admin_ip=10.99.0.7\nadmin_netmask=255.255.0.0\ndhcp_range_start=10.99.128.1\n\
     dhcp_range_end=10.99.255.254\n";
+/// The network behind the relay, beside that configuration.
+const RACK: &str = "[[network]]\nname = \"rack1\"\nsubnet = \"10.98.0.0/24\"\n\
+    ranges = [{ first = \"10.98.0.128\", last = \"10.98.0.254\" }]\ngateway = \"10.98.0.1\"\n\
+    nic_tag = \"admin_rack_1\"\n";
 
 /// A CNAPI in the server's namespace until it is stopped.
 struct Standin {
@@ -116,6 +120,7 @@ fn e2e_machines_behind_a_relay_boot() {
     ip(&format!("-n {peer} route add 10.98.0.128/25 via 10.98.0.2"));
     lab.run(&peer, "sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
     lab.run(&rack, "sysctl", &["-qw", "net.ipv4.conf.eth0.arp_ignore=1"]);
+    lab.settings(RACK);
     lab.booter(RELAYED, &[]);
     let relay = ["-d", "-4", "-a", "-id", "eth1", "-iu", "eth0", lab::SERVER];
     lab.spawn(&peer, "relay.log", "dhcrelay", &relay);

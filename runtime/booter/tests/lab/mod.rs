@@ -136,12 +136,20 @@ impl Lab {
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
+    /// Writes the settings that are beside the configuration.
+    pub fn settings(&self, toml: &str) {
+        fs::create_dir_all(self.path("config.inc")).unwrap();
+        fs::write(self.path("config.inc/booter.toml"), toml).unwrap();
+    }
+
     /// Starts the booter with a configuration; further arguments may follow.
     pub fn booter(&mut self, config: &str, more: &[&str]) {
         fs::write(self.path("config"), config).unwrap();
         let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
         let (config, root, state) = (path("config"), path(""), path("state"));
+        let socket = path("operator.sock");
         let mut args = vec!["--config", &config, "--root", &root, "--state", &state];
+        args.extend(["--socket", &socket]);
         args.extend(["--interface", "br0"]);
         args.extend(more);
         let program = env!("CARGO_BIN_EXE_sdc-booter");
