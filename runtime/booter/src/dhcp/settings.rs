@@ -22,9 +22,6 @@ pub struct Settings {
     pub allow_others: bool,
     /// Where replies to a relay go.
     pub relay_reply: RelayReply,
-    /// How long to wait for an ARP answer of a machine that uses an address already, before that
-    /// address is offered, in milliseconds: 0 (do not ask) to 2000.
-    pub conflict_probe_ms: u32,
     /// The scheme of URLs for UEFI HTTP boot.
     pub http_scheme: Scheme,
     /// Boot programs by architecture (IANA's number) instead of the built-in ones, as names
@@ -40,7 +37,6 @@ impl Default for Settings {
             allow_missing_class_id: false,
             allow_others: false,
             relay_reply: RelayReply::Giaddr,
-            conflict_probe_ms: 300,
             http_scheme: Scheme::Http,
             programs: BTreeMap::new(),
         }
@@ -83,12 +79,6 @@ impl Settings {
     /// What is wrong with them.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if self.conflict_probe_ms > 2000 {
-            problems.push(Problem {
-                key: "dhcp.conflict_probe_ms".to_owned(),
-                message: format!("{} is more than 2000", self.conflict_probe_ms),
-            });
-        }
         for (number, file) in &self.programs {
             let key = format!("dhcp.programs.{number}");
             if number.parse::<u16>().is_err() {
@@ -116,13 +106,11 @@ mod tests {
         let programs =
             [("11", "arm64/a.efi"), ("x", "a"), ("12", "../a"), ("13", "/a"), ("14", "a b")];
         let bad = Settings {
-            conflict_probe_ms: 2001,
             programs: programs.map(|(n, f)| (n.to_owned(), f.to_owned())).into(),
             ..Settings::default()
         };
         let keys: Vec<String> = bad.problems().into_iter().map(|problem| problem.key).collect();
         let programs = ["12", "13", "14", "x"].map(|n| format!("dhcp.programs.{n}"));
-        assert_eq!(keys[0], "dhcp.conflict_probe_ms");
-        assert_eq!(keys[1..], programs);
+        assert_eq!(keys, programs);
     }
 }
