@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Gate};
+use crate::admission::{self, Admission, Gate};
 use crate::api::{self, Api};
 use crate::leases::{LeaseFile, Leases};
-use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::params::{Cache, Lookup, ParamSource};
 use crate::progress::Tracker;
+use crate::reload::{Reload, Sections};
 use crate::script::Scripts;
 use crate::settings::Settings;
 use crate::{Error, clock, dhcp, http, ipv6, net, tftp};
@@ -83,18 +83,19 @@ impl Sockets {
 /// What operators may ask of the booter beside what its parts tell.
 struct Operator {
     app: Arc<http::App>,
+    reload: Arc<Reload>,
     started: i64,
 }
 
 #[async_trait::async_trait]
 impl api::Operator for Operator {
     async fn params(&self, mac: MacAddr, boot: Option<&Boot>) -> Result<Value, String> {
-        let (params, origin) = self.app.lookup.find(mac, boot.and_then(|boot| boot.uuid)).await;
-        Ok(json!({ "origin": origin.word(), "params": params }))
+        let found = self.app.lookup.find(mac, boot.and_then(|boot| boot.uuid)).await;
+        Ok(json!({ "origin": found.origin.word(), "params": found.params }))
     }
 
     async fn reload(&self) -> Result<Vec<String>, String> {
-        Err("this booter takes new settings at a restart only".to_owned())
+        reload(&self.reload).await
     }
 
     fn status(&self) -> BooterStatus {
@@ -106,11 +107,18 @@ impl api::Operator for Operator {
     }
 }
 
+async fn reload(reload: &Arc<Reload>) -> Result<Vec<String>, String> {
+    let reload = Arc::clone(reload);
+    let done = tokio::task::spawn_blocking(move || reload.reload()).await;
+    done.unwrap_or_else(|error| Err(error.to_string()))
+}
+
 /// A booter that runs.
 pub struct Booter {
     settings: Arc<Settings>,
     leases: Arc<Mutex<Leases>>,
     metrics: Metrics,
+    reload: Arc<Reload>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -141,30 +149,26 @@ impl Booter {
         let leases = Arc::new(Mutex::new(leases));
         let scripts = Arc::new(Scripts::new(Arc::clone(&settings))?);
 
-        let more = &settings.more;
-        let admission = Admission::open(
-            Live::new(more.admission.clone()),
-            &settings.state,
-            true,
-            metrics.clone(),
-        )
-        .map_err(Error::Decisions)?;
+        let sections = Sections::new(&settings.more);
+        let admission =
+            Admission::open(sections.admission.clone(), &settings.state, true, metrics.clone())
+                .map_err(Error::Decisions)?;
         let admission = Arc::new(admission);
-        let tracker = Arc::new(Tracker::new(Live::new(more.progress.clone()), metrics.clone()));
+        let tracker = Arc::new(Tracker::new(sections.progress.clone(), metrics.clone()));
         let watched = Arc::downgrade(&tracker);
         metrics.before_reading(move |metrics| {
             if let Some(tracker) = watched.upgrade() {
                 tracker.measure(metrics);
             }
         });
-        let certificate = match (&sockets.https, &more.http.tls) {
+        let certificate = match (&sockets.https, &settings.more.http.tls) {
             (Some(_), Some(tls)) => Some(http::Certificate::load(tls.clone()).map_err(Error::Tls)?),
             _ => None,
         };
 
         let engine = dhcp::Engine::new(dhcp::Context {
             booter: Arc::clone(&settings),
-            dhcp: Live::new(more.dhcp.clone()),
+            dhcp: sections.dhcp.clone(),
             leases: Arc::clone(&leases),
             metrics: metrics.clone(),
             gate: Arc::clone(&admission) as Arc<dyn Gate>,
@@ -174,9 +178,11 @@ impl Booter {
         let files = tftp::Files::new(settings.firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
             .map_err(state("opening the TFTP socket for"))?;
-        let lookup = Lookup::new(source, cache, settings.budget, settings.cached_budget);
+        let lookup =
+            Lookup::new(Arc::clone(&source), cache, settings.budget, settings.cached_budget);
         let app = Arc::new(http::App {
             leases: Arc::clone(&leases),
+            dhcp: sections.dhcp.clone(),
             lookup,
             scripts,
             metrics: metrics.clone(),
@@ -187,6 +193,7 @@ impl Booter {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(dhcp.run(stop.clone()));
         tasks.spawn(tftp.run(stop.clone()));
+        tasks.spawn(admission::follow(source, Arc::clone(&admission), stop.clone()));
         if let Some(socket) = sockets.ipv6 {
             tasks.spawn(ipv6::run(socket, stop.clone()));
         }
@@ -197,31 +204,40 @@ impl Booter {
                 // UEFI firmware that boots by HTTP loads iPXE from here.
                 .with("firmware", settings.firmware()),
             dynamic: http::routes::router(Arc::clone(&app)),
-            limits: Live::new(more.http.clone()),
+            limits: sections.http.clone(),
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
             metrics: metrics.clone(),
         };
+        let reload =
+            Reload::new(Arc::clone(&settings), sections, Arc::clone(&leases), certificate.clone());
+        let reload = Arc::new(reload);
         if let Some(socket) = sockets.operator {
-            let operator = Arc::new(Operator { app, started: clock::unix_now() });
+            let (reload, started) = (Arc::clone(&reload), clock::unix_now());
+            let operator = Arc::new(Operator { app, reload, started });
             let api = Api { tracker, admission, operator };
             tasks.spawn(socket.serve(api, stop.clone()));
         }
         let (token, http_listener) = (stop.clone(), sockets.http);
         let tls = sockets.https.zip(certificate);
         tasks.spawn(async move {
-            let served = http::serve(http_listener, tls, Arc::new(site), token.clone()).await;
-            if let Err(error) = served {
-                tracing::error!("serving HTTP: {error}");
-                token.cancel();
-            }
+            http::serve(http_listener, tls, Arc::new(site), token).await;
         });
         tasks.close();
-        Ok(Self { settings, leases, metrics, stop, tasks })
+        Ok(Self { settings, leases, metrics, reload, stop, tasks })
     }
 
     /// The settings, with the ports that were opened.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Reads the settings beside the configuration again; gives the names of the sections that have
+    /// changed.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or what takes a restart; nothing has changed then.
+    pub async fn reload(&self) -> Result<Vec<String>, String> {
+        reload(&self.reload).await
     }
 
     /// The counters.

@@ -24,6 +24,7 @@ pub mod notify;
 pub mod observe;
 pub mod params;
 pub mod progress;
+mod reload;
 pub mod script;
 pub mod settings;
 pub mod tftp;

@@ -11,7 +11,7 @@ use headnode_client::Cnapi;
 use headnode_model::config::{Config, Problem, Problems};
 use headnode_model::{net::MacAddr, paths};
 use sdc_booter::settings::{BESIDE_CONFIG, File, Ports, Settings};
-use sdc_booter::{Booter, Sockets, net, notify};
+use sdc_booter::{Booter, Sockets, net, networks, notify};
 use std::io::IsTerminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 /// Reads the headnode's configuration (keys admin_ip, admin_netmask, admin_nic, admin_gateway,
 /// dhcp_range_start, dhcp_range_end, dhcp_lease_time, dns_resolvers). Answers machines that boot
 /// by PXE or UEFI HTTP only. config.inc/booter.toml in the root folder, when it is there, adds
-/// networks behind relays, admission, limits and TLS. Goes on booting known machines while CNAPI is down.
+/// networks behind relays, admission, limits and TLS; SIGHUP has it read again. Goes on booting known machines while CNAPI is down.
 ///
 /// Exit codes: 0 stopped by a signal, or the check found nothing; 1 could not start or failed;
 /// 2 wrong arguments; 3 the configuration is wrong.
@@ -115,7 +115,8 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     let mut problems = settings.problems();
-    let mut fatal = Vec::new();
+    let mut fatal = settings.more.problems();
+    fatal.extend(networks::problems(&settings.networks()));
     match interface(args, &settings, &config) {
         Ok(name) => settings.interface = Some(name),
         Err(error) => {
@@ -174,6 +175,7 @@ fn report(args: &Args, problems: &[Problem]) -> ExitCode {
 async fn serve(settings: Settings, cnapi: Cnapi) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let sockets = Sockets::open(&settings)?;
     let booter = Booter::start(settings, sockets, Arc::new(cnapi))?;
     let about = booter.settings();
@@ -183,10 +185,17 @@ async fn serve(settings: Settings, cnapi: Cnapi) -> anyhow::Result<ExitCode> {
         "sdc-booter is ready"
     );
     notify::notify("READY=1").context("telling the service manager that all is ready")?;
-    let code = tokio::select! {
-        _ = terminate.recv() => ExitCode::SUCCESS,
-        _ = interrupt.recv() => ExitCode::SUCCESS,
-        () = booter.failed() => ExitCode::FAILURE,
+    let code = loop {
+        tokio::select! {
+            _ = terminate.recv() => break ExitCode::SUCCESS,
+            _ = interrupt.recv() => break ExitCode::SUCCESS,
+            () = booter.failed() => break ExitCode::FAILURE,
+            Some(()) = hangup.recv() => {
+                if let Err(why) = booter.reload().await {
+                    tracing::error!("the settings were not read again: {why}");
+                }
+            }
+        }
     };
     notify::notify("STOPPING=1").context("telling the service manager about the stop")?;
     tracing::info!("sdc-booter stops");

@@ -11,7 +11,7 @@ use headnode_model::config::{Config, Headnode, Problem};
 use headnode_model::{paths, ports, timing};
 use ipnet::Ipv4Net;
 
-use crate::networks::{self, Network};
+use crate::networks::Network;
 use crate::script::Platforms;
 
 pub use file::{BESIDE_CONFIG, File, ReadError};
@@ -148,10 +148,6 @@ impl Settings {
         if let Err(error) = std::fs::create_dir_all(&self.state) {
             add("state", format!("{} cannot be made: {error}", self.state.display()));
         }
-        problems.extend(self.more.problems());
-        problems.extend(networks::problems(&self.networks()));
-        let mut add =
-            |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
         let (first, last) = self.range;
         let reserved = self.reserved();
         let in_range = reserved.iter().filter(|ip| (first..=last).contains(*ip)).count();

@@ -161,16 +161,23 @@ impl Admission {
     }
 }
 
+impl Admission {
+    /// Whether a machine is one of the datacenter's servers; `None` while nobody has told them.
+    fn is_known(&self, machine: &Machine<'_>) -> Option<bool> {
+        let known = self.known.load();
+        known.as_ref().map(|known| {
+            let uuid = machine.uuid.is_some_and(|uuid| known.uuids.contains(&uuid));
+            uuid || known.macs.contains(&machine.mac)
+        })
+    }
+}
+
 impl Gate for Admission {
     fn at_dhcp(&self, machine: &Machine<'_>) -> Verdict {
         if let Some(decided) = self.decided(machine.mac) {
             return self.count(decided);
         }
-        let known = self.known.load();
-        let told = known.as_ref().map(|known| {
-            let uuid = machine.uuid.is_some_and(|uuid| known.uuids.contains(&uuid));
-            uuid || known.macs.contains(&machine.mac)
-        });
+        let told = self.is_known(machine);
         if told == Some(true) {
             return self.count(Verdict::Admit);
         }
@@ -186,7 +193,7 @@ impl Gate for Admission {
     fn at_script(&self, machine: &Machine<'_>, known: bool) -> Verdict {
         let verdict = match self.decided(machine.mac) {
             Some(decided) => decided,
-            None if known => Verdict::Admit,
+            None if known || self.is_known(machine) == Some(true) => Verdict::Admit,
             None => {
                 // What it has not told by now it will never tell.
                 let machine = Machine {
@@ -199,6 +206,10 @@ impl Gate for Admission {
             }
         };
         self.count(verdict)
+    }
+
+    fn needs_identity(&self, mac: MacAddr) -> bool {
+        self.decided(mac).is_none() && self.settings.get().names_identity()
     }
 }
 

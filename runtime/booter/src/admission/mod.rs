@@ -4,10 +4,12 @@
 //! has the machine as a server, then the rules of the configuration, then its policy.
 
 mod decisions;
+mod directory;
 mod gate;
 mod rules;
 
 pub use decisions::{Decision, DecisionError, Decisions, parse};
+pub use directory::follow;
 pub use gate::{Admission, Known};
 pub use rules::{MacPrefix, Rule, Settings};
 
@@ -60,9 +62,12 @@ pub trait Gate: Send + Sync + 'static {
 
     /// At its script. `known` says that CNAPI has the machine as a server of the datacenter.
     fn at_script(&self, machine: &Machine<'_>, known: bool) -> Verdict;
+
+    /// Whether the machine has to tell its serial number and maker before it gets its script.
+    fn needs_identity(&self, mac: MacAddr) -> bool;
 }
 
-/// Admits everybody.
+/// Admits everybody: for tests and fuzzing of the servers that ask a gate.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Everybody;
 
@@ -73,5 +78,9 @@ impl Gate for Everybody {
 
     fn at_script(&self, _: &Machine<'_>, _: bool) -> Verdict {
         Verdict::Admit
+    }
+
+    fn needs_identity(&self, _: MacAddr) -> bool {
+        false
     }
 }

@@ -123,6 +123,11 @@ impl Settings {
         problems
     }
 
+    /// Whether a rule asks for what DHCP does not tell: serial number or maker.
+    pub(super) fn names_identity(&self) -> bool {
+        self.rules.iter().any(|rule| rule.serial.is_some() || rule.vendor.is_some())
+    }
+
     /// The verdict of rules and policy. Without serial number, vendor or UUID, `Ignore` only when
     /// none of them could lead to anything else.
     pub(super) fn verdict(&self, machine: &Machine<'_>) -> Verdict {

@@ -70,15 +70,13 @@ pub struct Site {
 pub struct Peer(pub SocketAddr);
 
 /// Serves on `listener`, and with TLS on the other one, until `stop`; then lets running answers end.
-///
-/// # Errors
-/// None at present: a listener that does not accept is tried again.
+/// A listener that does not accept is tried again.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<(TcpListener, Certificate)>,
     site: Arc<Site>,
     stop: CancellationToken,
-) -> io::Result<()> {
+) {
     more_files();
     let (places, tasks) = (Arc::new(Places::new()), TaskTracker::new());
     let server = |certificate| Server {
@@ -103,8 +101,8 @@ pub async fn serve(
         tasks.wait().await;
     };
     tokio::select! {
-        () = all => Ok(()),
-        () = sweep => Ok(()),
+        () = all => {}
+        () = sweep => {}
     }
 }
 

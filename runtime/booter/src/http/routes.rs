@@ -1,23 +1,27 @@
 //! What is not a file: the boot script of a machine, metrics, health.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use headnode_model::net::MacAddr;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::Peer;
 use crate::admission::{Gate, Machine, Verdict};
-use crate::leases::Leases;
+use crate::dhcp::{self, Mode};
+use crate::leases::{Lease, Leases};
+use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::networks::Place;
+use crate::networks::{Network, Place};
 use crate::observe::{Event, Observer};
-use crate::params::{Lookup, Origin};
+use crate::params::Lookup;
 use crate::script::Scripts;
 
 /// Name of a machine's script before its MAC: `01` is the hardware type Ethernet (C§4.1).
@@ -27,6 +31,8 @@ const SCRIPT: &str = "boot.ipxe.01";
 pub struct App {
     /// Who has which address.
     pub leases: Arc<Mutex<Leases>>,
+    /// Who gives addresses: this booter, or another server.
+    pub dhcp: Live<dhcp::Settings>,
     /// Where parameters come from.
     pub lookup: Lookup,
     /// The scripts.
@@ -54,29 +60,44 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, kind)], app.metrics.text()).into_response()
 }
 
-#[derive(Deserialize)]
+/// What a machine tells in its script's URL beside its MAC. Whatever it writes, it gets a script.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Who {
-    /// The machine's UUID, when it has not told it by DHCP.
-    uuid: Option<Uuid>,
+    uuid: Option<String>,
+    serial: Option<String>,
+    manufacturer: Option<String>,
+}
+
+impl Who {
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid.as_deref()?.parse().ok()
+    }
+
+    /// Whether it was asked to say who it is: firmware without the values sends empty ones.
+    fn identified(&self) -> bool {
+        self.serial.is_some() && self.manufacturer.is_some()
+    }
 }
 
 async fn script(
     State(app): State<Arc<App>>,
     Path(file): Path<String>,
-    Query(who): Query<Who>,
+    Extension(Peer(peer)): Extension<Peer>,
+    who: Result<Query<Who>, QueryRejection>,
 ) -> Response {
+    let who = who.map(|Query(who)| who).unwrap_or_default();
     let mac = file.strip_prefix(SCRIPT).map(str::parse::<MacAddr>);
     let rendered = match mac {
-        None if file == "boot.ipxe" => app.scripts.chain(),
-        Some(Ok(mac)) => match boot_script(&app, mac, who.uuid).await {
-            Ok(Some(text)) => Ok(text),
-            Ok(None) => return (StatusCode::NOT_FOUND, "no such file\n").into_response(),
-            Err(error) => Err(error),
-        },
-        None | Some(Err(_)) => return (StatusCode::NOT_FOUND, "no such file\n").into_response(),
+        None if file == "boot.ipxe" => app.scripts.chain().map(Some),
+        Some(Ok(mac)) => boot_script(&app, mac, &who, peer.ip()).await,
+        None | Some(Err(_)) => Ok(None),
     };
     match rendered {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response(),
+        Ok(Some(text)) => {
+            ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+        }
+        Ok(None) => (StatusCode::NOT_FOUND, "no such file\n").into_response(),
         Err(error) => {
             tracing::error!("rendering a boot script: {error}");
             (StatusCode::INTERNAL_SERVER_ERROR, "the boot script cannot be rendered\n")
@@ -85,36 +106,53 @@ async fn script(
     }
 }
 
+/// The machine's address and network. Beside another DHCP server that is the address it comes from.
+fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc<Network>)> {
+    let leases = app.leases.lock().unwrap_or_else(PoisonError::into_inner);
+    let lease = match (app.dhcp.get().mode, peer.to_canonical()) {
+        (Mode::Server, _) => leases.get(mac)?.clone(),
+        (_, IpAddr::V4(ip)) => Lease { mac, ip, uuid: None, seen: 0, until: 0, tag: None },
+        (_, IpAddr::V6(_)) => return None,
+    };
+    let (circuit, link, giaddr) = (None, None, Ipv4Addr::UNSPECIFIED);
+    let at = leases.place(&Place { circuit, link, giaddr, ciaddr: lease.ip })?;
+    let network = Arc::clone(leases.network(at)?);
+    Some((lease, network))
+}
+
+/// The machine's script; none for a machine that may not boot.
 async fn boot_script(
     app: &Arc<App>,
     mac: MacAddr,
-    uuid: Option<Uuid>,
+    who: &Who,
+    peer: IpAddr,
 ) -> Result<Option<String>, tera::Error> {
-    let (lease, network) = {
-        let leases = app.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = leases.get(mac).cloned();
-        let ip = lease.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.ip);
-        let (circuit, link, giaddr) = (None, None, Ipv4Addr::UNSPECIFIED);
-        let place = leases.place(&Place { circuit, link, giaddr, ciaddr: ip });
-        let network = place.and_then(|at| leases.network(at)).cloned();
-        (lease, network)
-    };
     // Nothing is looked up or cached for a MAC that never got an address: anybody can make them up.
-    let (Some(lease), Some(network)) = (lease, network) else {
+    let Some((lease, network)) = lease(app, mac, peer) else {
         tracing::warn!(%mac, "a machine without a lease asked for its boot script");
         let message = "it has no address from this headnode. Boot it by PXE";
         return app.scripts.message(mac, message).map(Some);
     };
-    let uuid = lease.uuid.or(uuid);
-    let (params, origin) = app.lookup.find(mac, uuid).await;
-    Metrics::count(&app.metrics.scripts, origin.word());
-    let rack = lease.tag.clone();
-    let machine = Machine { mac, uuid, serial: None, vendor: None, rack: rack.as_deref() };
+    if app.gate.needs_identity(mac) && !who.identified() {
+        return app.scripts.identify(mac).map(Some);
+    }
+    let uuid = lease.uuid.or(who.uuid());
+    let found = app.lookup.find(mac, uuid).await;
+    let origin = found.origin.word();
+    Metrics::count(&app.metrics.scripts, origin);
+    let machine = Machine {
+        mac,
+        uuid,
+        serial: who.serial.as_deref(),
+        vendor: who.manufacturer.as_deref(),
+        rack: lease.tag.as_deref(),
+    };
+    let platform = found.params.platform.clone();
     let told = |kind, problem: Option<&str>| {
-        let (origin, platform) = (origin.word(), params.platform.as_str());
+        let platform = platform.as_str();
         app.observer.event(&Event::Script { mac, uuid, kind, origin, platform, problem });
     };
-    match app.gate.at_script(&machine, origin == Origin::Server) {
+    match app.gate.at_script(&machine, found.known) {
         Verdict::Admit => {}
         Verdict::Hold => {
             told("hold", Some("it waits for an operator"));
@@ -127,13 +165,13 @@ async fn boot_script(
             return Ok(None);
         }
     }
-    tracing::info!(
-        %mac, ip = %lease.ip, ?uuid, platform = params.platform, parameters = origin.word(),
-        "boot script"
-    );
-    told("boot", None);
+    app.lookup.keep(mac, &found).await;
+    tracing::info!(%mac, ip = %lease.ip, ?uuid, platform, parameters = origin, "boot script");
     let scripts = Arc::clone(&app.scripts);
-    let render = move || scripts.boot(mac, Some((&lease, &network)), &params);
-    let text = tokio::task::spawn_blocking(render).await;
-    text.unwrap_or_else(|e| Err(tera::Error::message(e))).map(Some)
+    let render = move || scripts.boot(mac, (&lease, &network), &found.params);
+    let script = tokio::task::spawn_blocking(render).await;
+    let script = script.unwrap_or_else(|e| Err(tera::Error::message(e)))?;
+    let kind = if script.problem.is_some() { "message" } else { "boot" };
+    told(kind, script.problem.as_deref());
+    Ok(Some(script.text))
 }

@@ -5,11 +5,24 @@ use std::path::{Path, PathBuf};
 
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
+use serde::{Deserialize, Serialize};
 
 use crate::durable;
 
 /// Larger files are none of ours: parameters have at most some modules of 4 KiB (C§4.2).
 const SIZE_LIMIT: u64 = 1 << 20;
+
+/// The parameters of a machine and how CNAPI had it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cached {
+    /// What it boots with.
+    #[serde(flatten)]
+    pub params: BootParams,
+    /// Whether they were those of a server of the datacenter, not the ones of all others: such a
+    /// machine needs no approval while CNAPI is down. Files of older versions do not tell.
+    #[serde(default)]
+    pub known_server: bool,
+}
 
 /// A folder of cached parameters.
 #[derive(Debug, Clone)]
@@ -29,7 +42,7 @@ impl Cache {
     }
 
     /// The cached parameters of a machine. A damaged file is logged and counts as none.
-    pub async fn get(&self, mac: MacAddr) -> Option<BootParams> {
+    pub async fn get(&self, mac: MacAddr) -> Option<Cached> {
         let path = self.path(mac);
         let read = move || match read(&path) {
             Ok(params) => params,
@@ -42,10 +55,10 @@ impl Cache {
     }
 
     /// Keeps the parameters of a machine. A failure is logged: it costs the cache only.
-    pub async fn put(&self, mac: MacAddr, params: BootParams) {
+    pub async fn put(&self, mac: MacAddr, cached: Cached) {
         let path = self.path(mac);
         let write = move || {
-            let text = serde_json::to_vec_pretty(&params).map_err(io::Error::from);
+            let text = serde_json::to_vec_pretty(&cached).map_err(io::Error::from);
             if let Err(error) = text.and_then(|text| durable::replace(&path, &text)) {
                 tracing::error!(file = %path.display(), "keeping boot parameters: {error}");
             }
@@ -60,7 +73,7 @@ impl Cache {
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<BootParams>> {
+fn read(path: &Path) -> io::Result<Option<Cached>> {
     let size = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         about => about?.len(),

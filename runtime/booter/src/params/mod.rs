@@ -6,12 +6,17 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headnode_client::Cnapi;
+use headnode_client::{Cnapi, ServerQuery};
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
 use uuid::Uuid;
 
-pub use cache::Cache;
+use crate::admission::Known;
+
+pub use cache::{Cache, Cached};
+
+/// Servers asked for at once, the most that CNAPI gives (C§5.6).
+const PAGE: u32 = 1000;
 
 /// Why a source has no answer.
 pub type SourceError = Box<dyn StdError + Send + Sync>;
@@ -30,6 +35,12 @@ pub trait ParamSource: Send + Sync + 'static {
     /// # Errors
     /// When the source cannot be asked.
     async fn default_boot_params(&self) -> Result<BootParams, SourceError>;
+
+    /// The servers of the datacenter, and their NICs as far as they have told them.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn servers(&self) -> Result<Known, SourceError>;
 }
 
 #[async_trait::async_trait]
@@ -40,6 +51,28 @@ impl ParamSource for Cnapi {
 
     async fn default_boot_params(&self) -> Result<BootParams, SourceError> {
         Ok(Cnapi::default_boot_params(self).await?)
+    }
+
+    async fn servers(&self) -> Result<Known, SourceError> {
+        let mut known = Known::default();
+        for page in 0.. {
+            let query = ServerQuery {
+                extras: vec!["sysinfo".to_owned()],
+                limit: Some(PAGE),
+                offset: Some(page * PAGE),
+                ..ServerQuery::default()
+            };
+            let servers = self.list_servers(&query).await?;
+            for server in &servers {
+                known.uuids.insert(server.uuid);
+                let nics = server.sysinfo.iter().flat_map(|told| told.network_interfaces.values());
+                known.macs.extend(nics.filter_map(|nic| nic.mac_address.parse::<MacAddr>().ok()));
+            }
+            if servers.len() < PAGE as usize {
+                break;
+            }
+        }
+        Ok(known)
     }
 }
 
@@ -68,6 +101,19 @@ impl Origin {
     }
 }
 
+/// What was found for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What it boots with.
+    pub params: BootParams,
+    /// Where that came from.
+    pub origin: Origin,
+    /// Whether the machine is a server of the datacenter, as CNAPI says or said when it last could.
+    pub known: bool,
+    /// What is not in the cache yet.
+    news: Option<Cached>,
+}
+
 /// Finds boot parameters, whatever else is down.
 pub struct Lookup {
     source: Arc<dyn ParamSource>,
@@ -87,24 +133,32 @@ impl Lookup {
         Self { source, cache, budget, cached_budget: cached_budget.min(budget) }
     }
 
+    /// Keeps what was found for later. Not done by [`Lookup::find`], so that machines that may not
+    /// boot fill no disk.
+    pub async fn keep(&self, mac: MacAddr, found: &Found) {
+        if let Some(news) = &found.news {
+            self.cache.put(mac, news.clone()).await;
+        }
+    }
+
     /// The parameters of the machine with the NIC `mac`.
-    pub async fn find(&self, mac: MacAddr, uuid: Option<Uuid>) -> (BootParams, Origin) {
+    pub async fn find(&self, mac: MacAddr, uuid: Option<Uuid>) -> Found {
         let cached = self.cache.get(mac).await;
         let budget = if cached.is_some() { self.cached_budget } else { self.budget };
         let problem = match tokio::time::timeout(budget, self.ask(uuid)).await {
             Ok(Ok((params, origin))) => {
-                if cached.as_ref() != Some(&params) {
-                    self.cache.put(mac, params.clone()).await;
-                }
-                return (params, origin);
+                let known = origin == Origin::Server;
+                let now = Cached { params: params.clone(), known_server: known };
+                let news = (cached.as_ref() != Some(&now)).then_some(now);
+                return Found { params, origin, known, news };
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", budget.as_secs_f32()),
         };
         match cached {
-            Some(params) => {
+            Some(Cached { params, known_server: known }) => {
                 tracing::warn!(%mac, "CNAPI gave no boot parameters, the cached ones are used: {problem}");
-                (params, Origin::Cache)
+                Found { params, origin: Origin::Cache, known, news: None }
             }
             None => {
                 tracing::warn!(
@@ -116,7 +170,7 @@ impl Lookup {
                     serial: "ttyb".to_owned(),
                     ..BootParams::default()
                 };
-                (params, Origin::Builtin)
+                Found { params, origin: Origin::Builtin, known: false, news: None }
             }
         }
     }

@@ -21,8 +21,18 @@ use crate::settings::Settings;
 const LINUX: &str = "linux.ipxe";
 const MESSAGE: &str = "message.ipxe";
 const CHAIN: &str = "chain.ipxe";
+const IDENTIFY: &str = "identify.ipxe";
 /// Seconds until a machine that could not be booted tries again.
 const RETRY: u32 = 10;
+
+/// A script for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// What iPXE runs.
+    pub text: String,
+    /// Why it does not boot the machine, when it does not.
+    pub problem: Option<String>,
+}
 
 /// Renders boot scripts.
 #[derive(Debug)]
@@ -44,6 +54,7 @@ impl Scripts {
             .add_raw_templates([
                 (LINUX, include_str!("../../../../overlays/booter/linux.ipxe.tera")),
                 (MESSAGE, include_str!("../../../../overlays/booter/message.ipxe.tera")),
+                (IDENTIFY, include_str!("../../../../overlays/booter/identify.ipxe.tera")),
                 (CHAIN, include_str!("../../../../overlays/booter/chain.ipxe.tera")),
             ])
             .map_err(Error::Template)?;
@@ -63,17 +74,14 @@ impl Scripts {
     pub fn boot(
         &self,
         mac: MacAddr,
-        lease: Option<(&Lease, &Network)>,
+        (lease, network): (&Lease, &Network),
         params: &BootParams,
-    ) -> Result<String, tera::Error> {
-        let Some((lease, network)) = lease else {
-            return self.message(mac, "it has no address from this headnode; boot it by PXE");
-        };
+    ) -> Result<Script, tera::Error> {
         let platform = match self.platforms.choose(&params.platform) {
             Ok(platform) => platform,
             Err(problem) => {
                 tracing::error!(%mac, "a node cannot be booted: {problem}");
-                return self.message(mac, &problem.to_string());
+                return self.refuse(mac, problem.to_string());
             }
         };
         if platform.kind == Kind::SmartOs {
@@ -82,13 +90,13 @@ impl Scripts {
                 platform.name
             );
             tracing::error!(%mac, "a node cannot be booted: {problem}");
-            return self.message(mac, &problem);
+            return self.refuse(mac, problem);
         }
         if !self.settings.root.join(paths::EXTRA_BUNDLE_NODE).is_file() {
             let problem =
                 format!("the file {} is missing on the headnode", paths::EXTRA_BUNDLE_NODE);
             tracing::error!(%mac, "a node cannot be booted: {problem}");
-            return self.message(mac, &problem);
+            return self.refuse(mac, problem);
         }
         if !params.boot_modules.is_empty() || !params.kernel_flags.is_empty() {
             tracing::warn!(
@@ -106,7 +114,19 @@ impl Scripts {
         context.insert("platform", &platform.name);
         context.insert("bundle", bundle);
         context.insert("args", &args);
-        self.templates.render(LINUX, &context)
+        Ok(Script { text: self.templates.render(LINUX, &context)?, problem: None })
+    }
+
+    fn refuse(&self, mac: MacAddr, problem: String) -> Result<Script, tera::Error> {
+        Ok(Script { text: self.message(mac, &problem)?, problem: Some(problem) })
+    }
+
+    /// A script with which a machine comes back and tells its UUID, serial number and maker.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn identify(&self, mac: MacAddr) -> Result<String, tera::Error> {
+        self.templates.render(IDENTIFY, &self.context(mac))
     }
 
     /// A script that shows a message and tries again.
@@ -178,10 +198,12 @@ mod tests {
         fs::create_dir_all(dir.path().join("extra/agents")).unwrap();
         let scripts = scripts(dir.path());
         let params = BootParams { serial: "ttyb".into(), ..BootParams::default() };
-        let none = scripts.boot(mac(), Some((&lease(), &network())), &params).unwrap();
+        let none = scripts.boot(mac(), (&lease(), &network()), &params).unwrap().text;
         assert!(none.contains("echo   the file extra/agents/node.cpio.zst is missing"), "{none}");
         fs::write(dir.path().join("extra/agents/node.cpio.zst"), "").unwrap();
-        let text = scripts.boot(mac(), Some((&lease(), &network())), &params).unwrap();
+        let script = scripts.boot(mac(), (&lease(), &network()), &params).unwrap();
+        assert_eq!(script.problem, None);
+        let text = script.text;
         let kernel = "kernel http://10.99.99.7/os/20260101T000000Z/platform/x86_64/vmlinuz \
             console=tty0 console=ttyS0,115200n8 console=ttyS1,115200n8 \
             BOOTIF=01-90-b8-d0-01-02-03 ip=10.99.99.40::10.99.99.1:255.255.255.0:: \
@@ -200,7 +222,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let scripts = scripts(dir.path());
         let params = BootParams { platform: "20200101T000000Z".into(), ..BootParams::default() };
-        let text = scripts.boot(mac(), Some((&lease(), &network())), &params).unwrap();
+        let script = scripts.boot(mac(), (&lease(), &network()), &params).unwrap();
+        assert!(script.problem.unwrap().contains("20200101T000000Z"));
+        let text = script.text;
         assert!(text.contains("20200101T000000Z"), "{text}");
         assert!(
             text.contains(
@@ -208,8 +232,6 @@ mod tests {
             ),
             "{text}"
         );
-        let text = scripts.boot(mac(), None, &params).unwrap();
-        assert!(text.contains("no address from this headnode"), "{text}");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::time::Duration;
 use dhcproto::v4::{Architecture, DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use headnode_model::boot::BootParams;
+use sdc_booter::admission::Known;
 use sdc_booter::params::{ParamSource, SourceError};
-use sdc_booter::settings::{Ports, Settings};
+use sdc_booter::settings::{File, Ports, Settings};
 use sdc_booter::{Booter, Sockets};
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
@@ -39,6 +40,12 @@ impl ParamSource for Source {
     async fn default_boot_params(&self) -> Result<BootParams, SourceError> {
         self.state().await?;
         Ok(BootParams { platform: STAMP.to_owned(), ..BootParams::default() })
+    }
+
+    async fn servers(&self) -> Result<Known, SourceError> {
+        self.state().await?;
+        let uuids = self.known.iter().map(|(uuid, _)| *uuid).collect();
+        Ok(Known { uuids, ..Known::default() })
     }
 }
 
@@ -86,6 +93,10 @@ pub async fn world(source: Arc<Source>) -> World {
 }
 
 pub async fn start(dir: TempDir, source: Arc<Source>) -> World {
+    start_with(dir, source, File::default()).await
+}
+
+pub async fn start_with(dir: TempDir, source: Arc<Source>, more: File) -> World {
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let text = "datacenter_name=t\ndns_domain=t\nadmin_nic=02:00:00:00:00:07\nadmin_ip=127.0.0.1\n\
         admin_netmask=255.0.0.0\ndhcp_range_start=127.9.0.10\ndhcp_range_end=127.9.0.200\n";
@@ -95,6 +106,8 @@ pub async fn start(dir: TempDir, source: Arc<Source>) -> World {
     settings.broadcast = Ipv4Addr::LOCALHOST;
     settings.budget = Duration::from_millis(400);
     settings.cached_budget = Duration::from_millis(200);
+    settings.more = more;
+    settings.socket = Some(dir.path().join("operator.sock"));
     settings.ports = Ports {
         dhcp_server: 0,
         dhcp_client: client.local_addr().unwrap().port(),

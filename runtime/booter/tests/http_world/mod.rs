@@ -95,7 +95,7 @@ pub fn world(limits: Limits) -> World {
             let tls = tls.map(|((listener, _), certificate)| {
                 (tokio::net::TcpListener::from_std(listener).unwrap(), certificate)
             });
-            http::serve(listener, tls, Arc::new(site), token).await.unwrap();
+            http::serve(listener, tls, Arc::new(site), token).await;
         });
     });
     World { dir, address, tls: about, limits: live, seen, stop, server: Some(server) }
