@@ -77,6 +77,26 @@ impl Lab {
         self.wait_for("booter.log", "sdc-booter is ready", 20);
     }
 
+    /// dnsmasq on the second machine gives addresses, and nothing to boot.
+    fn dnsmasq(&mut self) {
+        let peer = self.peer.clone();
+        let leases = format!("--dhcp-leasefile={}", self.path("dnsmasq.leases").display());
+        let args = [
+            "-d",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=eth0",
+            "--no-ping",
+            "--user=root",
+            "--dhcp-range=10.99.99.20,10.99.99.30",
+            "--dhcp-broadcast",
+            "--dhcp-authoritative",
+            &leases,
+        ];
+        self.spawn(&peer, "dnsmasq.log", "dnsmasq", &args);
+        self.wait_for("dnsmasq.log", "DHCP, IP range", 20);
+    }
+
     fn vm(&mut self, firmware: &str) {
         let vars = self.path("vars");
         let mut args: Vec<String> =
@@ -156,26 +176,7 @@ fn e2e_curl_and_tftp_hpa_fetch_files() {
 fn e2e_a_second_dhcp_server_is_named() {
     let mut lab = Lab::new("d");
     lab.booter();
-    let peer = lab.peer.clone();
-    let leases = format!("--dhcp-leasefile={}", lab.path("dnsmasq.leases").display());
-    lab.spawn(
-        &peer,
-        "dnsmasq.log",
-        "dnsmasq",
-        &[
-            "-d",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=eth0",
-            "--no-ping",
-            "--user=root",
-            "--dhcp-range=10.99.99.20,10.99.99.30",
-            "--dhcp-broadcast",
-            "--dhcp-authoritative",
-            &leases,
-        ],
-    );
-    lab.wait_for("dnsmasq.log", "DHCP, IP range", 20);
+    lab.dnsmasq();
     // A PXE client asks: both servers answer.
     lab.vm("bios");
     let log = lab.wait_for("booter.log", "two DHCP servers: 10.99.99.3", 60);
@@ -215,5 +216,25 @@ fn e2e_firmware_gets_to_the_kernel() {
         }
         let malformed = decoded("_ws.malformed");
         assert!(malformed.is_empty(), "{firmware}: {malformed}");
+    }
+}
+
+#[test]
+fn e2e_firmware_boots_beside_another_dhcp_server() {
+    for firmware in ["bios", "uefi"] {
+        let mut lab = Lab::new(&format!("p{firmware}"));
+        for name in ["undionly.kpxe", "snponly.efi"] {
+            let to = lab.path("firmware/ipxe").join(name);
+            fs::copy(PathBuf::from("/usr/lib/ipxe").join(name), to).unwrap();
+        }
+        fs::create_dir_all(lab.path("config.inc")).unwrap();
+        fs::write(lab.path("config.inc/booter.toml"), "[dhcp]\nmode = \"proxy\"\n").unwrap();
+        lab.dnsmasq();
+        lab.booter();
+        lab.vm(firmware);
+        let log = lab.wait_for("booter.log", "platform/x86_64/vmlinuz", 180);
+        assert!(log.contains("DHCP proxy") && !log.contains("two DHCP servers"), "{log}");
+        let given = fs::read_to_string(lab.path("dnsmasq.leases")).unwrap();
+        assert!(given.contains("02:00:00:00:01:01"), "{given}");
     }
 }

@@ -1,7 +1,7 @@
 //! One call: URL, time-outs, request id, retries, errors.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headnode_model::api::{ErrorBody, REQUEST_ID_HEADER};
@@ -55,6 +55,8 @@ pub(crate) struct Service {
     base: Url,
     /// What listens there, for hints.
     name: &'static str,
+    /// The Unix socket that it listens at, when it has one.
+    socket: Option<PathBuf>,
     total: Duration,
 }
 
@@ -138,7 +140,7 @@ impl Service {
             return Err(wrong("it needs a host and nothing after the path".to_owned()));
         }
         let http = builder(timeouts).build().map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { http, base: url, name, total: timeouts.total })
+        Ok(Self { http, base: url, name, socket: None, total: timeouts.total })
     }
 
     /// A service on this machine that listens at a Unix socket.
@@ -149,7 +151,7 @@ impl Service {
             Url::parse(&format!("http://{name}")).map_err(|error| wrong(error.to_string()))?;
         let http = builder(timeouts).unix_socket(path).build();
         let http = http.map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { http, base: url, name, total: timeouts.total })
+        Ok(Self { http, base: url, name, socket: Some(path.to_owned()), total: timeouts.total })
     }
 
     pub fn base(&self) -> &str {
@@ -240,7 +242,13 @@ impl Service {
     ) -> Error {
         let name = self.name;
         let (reason, hint) = if error.is_connect() {
-            let hint = format!("check that {name} runs there and that the network is up");
+            let hint = match &self.socket {
+                Some(socket) => format!(
+                    "{name} listens at {} on its own machine, and only root may ask: check that it runs",
+                    socket.display()
+                ),
+                None => format!("check that {name} runs there and that the network is up"),
+            };
             (innermost(error), hint)
         } else if error.is_timeout() {
             let hint = format!("{name} may be busy or hang: look at its log, then try again");

@@ -98,6 +98,12 @@ pub enum Boots {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Have the booter read its settings (config.inc/booter.toml) again
+    #[command(after_help = EXIT_CODES)]
+    Reload {
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Watch machines boot: a table on a terminal, else a line for each event
     #[command(after_help = EXIT_CODES)]
     Watch {
@@ -159,6 +165,13 @@ impl Boots {
                     None => None,
                 };
                 log(&booter, mac, follow, json).await
+            }
+            Self::Reload { socket } => {
+                let changed = socket.open()?.reload().await?;
+                if changed.is_empty() {
+                    return say!("the settings are as they were");
+                }
+                say!("read again, changed: {}", changed.join(", "))
             }
             Self::Watch { socket } => watch(&socket.open()?).await,
         }

@@ -1,5 +1,9 @@
 //! What the DHCP server answers: a function of the message, the lease table and the time.
 
+mod notes;
+mod program;
+mod returned;
+
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,13 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dhcproto::error::EncodeError;
 use dhcproto::v4::MessageType;
 use headnode_model::net::MacAddr;
-use headnode_model::ports;
 use uuid::Uuid;
 
-use super::arch::{self, Program};
+use super::arch;
 use super::packet::{self, Client, Heard, Request};
 use super::reply::{self, Grant};
-use super::settings::{Mode, RelayReply, Scheme, Settings};
+use super::settings::{Mode, RelayReply, Settings};
 use crate::admission::{Gate, Machine, Verdict};
 use crate::leases::{Claim, Lease, Leases, Refusal};
 use crate::limit::LogLimit;
@@ -45,9 +48,6 @@ pub struct Send {
     pub to: SocketAddrV4,
     /// An address is promised: everything in [`Leases::take_journal`] must be on disk first.
     pub promise: bool,
-    /// An address that is offered to a machine that did not have it: it is worth a look first
-    /// whether somebody else uses it (RFC 2131 §3.1 step 2). On the booter's own network only.
-    pub probe: Option<(MacAddr, Ipv4Addr)>,
 }
 
 /// Where a message was heard.
@@ -130,17 +130,6 @@ impl Engine {
     /// What the engine works with.
     pub fn context(&self) -> &Context {
         &self.context
-    }
-
-    /// Somebody else uses an address that was about to be offered to `mac`.
-    pub fn conflict(&mut self, mac: MacAddr, ip: Ipv4Addr, user: MacAddr, now: i64) {
-        if self.leases().conflict(mac, ip, now) && self.troubles.pass((user, "conflict"), now) {
-            tracing::warn!(
-                %ip, %user, %mac,
-                "an address of our ranges is used by a machine that did not get it from us: it is \
-                 left alone for an hour; give that machine another address or a reservation"
-            );
-        }
     }
 
     /// The answer to a message, when it deserves one. `now` is in Unix seconds.
@@ -291,14 +280,7 @@ impl Engine {
         let Asked { request, now, .. } = *asked;
         let offer = self.leases().offer(at, request.mac, request.requested, now);
         match offer {
-            Ok((ip, fresh)) => {
-                let mut outcome = self.grant(asked, at, network, MessageType::Offer, ip, file);
-                let own = at == 0 && request.giaddr.is_unspecified();
-                if let Some(send) = outcome.send.as_mut().filter(|_| fresh && own) {
-                    send.probe = Some((request.mac, ip));
-                }
-                outcome
-            }
+            Ok((ip, _)) => self.grant(asked, at, network, MessageType::Offer, ip, file),
             Err(refusal) => {
                 self.context.metrics.range_exhausted.inc();
                 if self.troubles.pass((request.mac, "exhausted"), now) && self.may_log(now) {
@@ -383,108 +365,6 @@ impl Engine {
         outcome
     }
 
-    fn release(&mut self, asked: &Asked<'_>) -> Outcome {
-        let Asked { request, now, .. } = *asked;
-        let ip = request.ciaddr;
-        let network = asked.at.and_then(|at| self.leases().network(at).cloned());
-        let relay = |network: &Arc<Network>| {
-            let giaddr = request.giaddr;
-            network.subnet.contains(&ip)
-                && network.subnet.contains(&giaddr)
-                && *asked.from.peer.ip() == giaddr
-        };
-        if *asked.from.peer.ip() != ip && !network.as_ref().is_some_and(relay) {
-            return Outcome::silent("the release did not come from the address that it releases");
-        }
-        if !self.leases().release(request.mac, ip, now) {
-            return Outcome::silent("the released address is not its own");
-        }
-        tracing::debug!(mac = %request.mac, %ip, "address released");
-        Outcome { ip: Some(ip), ..Outcome::default() }
-    }
-
-    fn decline(&mut self, asked: &Asked<'_>) -> Outcome {
-        let Asked { request, now, .. } = *asked;
-        let mac = request.mac;
-        let Some(ip) = request.requested else {
-            return Outcome::silent("it declines no address");
-        };
-        if request.server.is_some_and(|server| server != self.context.booter.admin_ip) {
-            return Outcome::silent("it declines another server's address");
-        }
-        let old = self.leases().holder(ip).is_some_and(|lease| {
-            now.saturating_sub(lease.seen).unsigned_abs() > DECLINE_SECONDS.unsigned_abs()
-        });
-        if old || !self.declines.pass(mac, now) || !self.leases().conflict(mac, ip, now) {
-            return Outcome::silent("the decline is not believed");
-        }
-        if self.may_log(now) {
-            tracing::warn!(
-                %mac, %ip,
-                "a node found its address in use by another machine: look for a machine with this \
-                 fixed address, the node gets another one"
-            );
-        }
-        Outcome { ip: Some(ip), ..Outcome::silent("its address is in use by another machine") }
-    }
-
-    /// The PXE specification's answer beside another server: DISCOVER on the DHCP port gets an
-    /// OFFER without an address, whatever comes to the proxy port an ACK.
-    fn proxy(&mut self, asked: &Asked<'_>, file: Option<String>) -> Outcome {
-        let Asked { request, from, .. } = *asked;
-        let Some(file) = file else {
-            return Outcome::silent("it does not boot by network");
-        };
-        let kind = match (from.proxy, request.kind) {
-            (true, _) => MessageType::Ack,
-            (false, MessageType::Discover) => MessageType::Offer,
-            _ => return Outcome::silent("the other server answers this"),
-        };
-        let bytes = reply::proxy(self.context.booter.admin_ip, request, kind, &file);
-        let mut send = self.send(asked, kind, bytes);
-        if let Some(send) = &mut send {
-            send.promise = false;
-            if from.proxy {
-                send.to = from.peer;
-            }
-        }
-        Outcome { send, answer: Some("proxy"), file: Some(file), ..Outcome::default() }
-    }
-
-    /// The boot file's name or URL; none for a machine that does not boot by network.
-    fn boot_file(&mut self, asked: &Asked<'_>) -> Result<Option<String>, String> {
-        let Asked { request, client, settings, now, .. } = *asked;
-        let booter = &self.context.booter;
-        let port = booter.ports.http;
-        let http = client == Client::Http;
-        match client {
-            Client::Ipxe => {
-                let base = url(Scheme::Http, booter.admin_ip, port);
-                return Ok(Some(format!("{base}/boot.ipxe.01{}", request.mac.bare())));
-            }
-            Client::Other => return Ok(None),
-            Client::Nameless if !settings.allow_missing_class_id => return Ok(None),
-            _ => {}
-        }
-        match arch::program(&request.archs, http, &settings.programs) {
-            (_, Program::File(name)) if http => {
-                let base = url(settings.http_scheme, booter.admin_ip, port);
-                Ok(Some(format!("{base}/firmware/{name}")))
-            }
-            (_, Program::File(name)) => Ok(Some(name.to_owned())),
-            (arch, Program::Nothing(why)) => {
-                if self.troubles.pass((request.mac, "arch"), now) {
-                    tracing::warn!(
-                        mac = %request.mac, archs = ?request.archs,
-                        "a machine of architecture {arch} cannot be booted: {why}; put a program \
-                         into the settings' [dhcp.programs]"
-                    );
-                }
-                Err(format!("{arch}: {why}"))
-            }
-        }
-    }
-
     fn grant(
         &mut self,
         asked: &Asked<'_>,
@@ -527,61 +407,11 @@ impl Engine {
         } else {
             SocketAddrV4::new(request.giaddr, booter.ports.dhcp_server)
         };
-        Some(Send { bytes, to, promise: kind == MessageType::Ack, probe: None })
-    }
-
-    fn note_foreign(&mut self, server: Ipv4Addr, mac: MacAddr, kind: MessageType, now: i64) {
-        self.context.metrics.foreign_servers.inc();
-        if self.foreign.pass(server, now) {
-            tracing::warn!(
-                %server, client = %mac, message = word(kind),
-                "two DHCP servers: {server} also answers on the admin network, so nodes may boot \
-                 from it instead of from this headnode; switch it off or separate the networks"
-            );
-        }
-    }
-
-    fn note_twin(&mut self, asked: &Asked<'_>, at: usize) {
-        let Asked { request, now, .. } = *asked;
-        let Some(uuid) = request.uuid() else { return };
-        let since = now.saturating_sub(TWIN_SECONDS);
-        let other = self.leases().twin(at, request.mac, uuid, since).map(|lease| lease.mac);
-        let Some(other) = other else { return };
-        self.context.metrics.duplicate_uuids.inc();
-        if self.twins.pass((request.mac, uuid), now) {
-            tracing::warn!(
-                mac = %request.mac, %other, %uuid,
-                "two NICs tell the same machine UUID {uuid}: {} and {other}. If they are in two \
-                 machines, give one of them the kernel parameter override_uuid",
-                request.mac
-            );
-        }
-    }
-
-    fn may_log(&mut self, now: i64) -> bool {
-        if self.lines.0 != now {
-            self.lines = (now, 0);
-        }
-        self.lines.1 = self.lines.1.saturating_add(1);
-        self.lines.1 <= LINES_A_SECOND
+        Some(Send { bytes, to, promise: kind == MessageType::Ack })
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.context.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The beginning of a URL on this booter.
-fn url(scheme: Scheme, ip: Ipv4Addr, port: u16) -> String {
-    let (word, standard) = match scheme {
-        Scheme::Http => ("http", ports::BOOTER_HTTP),
-        Scheme::Https => ("https", 443),
-    };
-    // The one port that the booter's settings know is that of plain HTTP.
-    if scheme == Scheme::Https || port == standard {
-        format!("{word}://{ip}")
-    } else {
-        format!("{word}://{ip}:{port}")
     }
 }
 
@@ -600,5 +430,4 @@ fn word(kind: MessageType) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;
