@@ -161,6 +161,14 @@ impl Booter {
                 tracker.measure(metrics);
             }
         });
+        let counted = Arc::clone(&leases);
+        metrics.before_reading(move |metrics| {
+            for (network, used, free) in
+                counted.lock().unwrap_or_else(PoisonError::into_inner).usage()
+            {
+                metrics.set_addresses(network, used, free);
+            }
+        });
         let certificate = match (&sockets.https, &settings.more.http.tls) {
             (Some(_), Some(tls)) => Some(http::Certificate::load(tls.clone()).map_err(Error::Tls)?),
             _ => None,

@@ -138,3 +138,20 @@ async fn beside_another_dhcp_server_a_machine_boots_with_the_address_that_it_has
     let (_, script) = world.get(STRANGERS).await;
     assert!(script.contains(BOOTS) && script.contains("ip=127.0.0.1::"), "{script}");
 }
+
+#[tokio::test]
+async fn the_gauges_show_what_goes_on() {
+    let world = world(&Arc::default(), "").await;
+    world.lease(STRANGER, None).await;
+    world.get(STRANGERS).await;
+    let text = world.booter.metrics().text();
+    for line in [
+        "sdc_booter_addresses_used{network=\"admin\"} 1",
+        "sdc_booter_addresses_free{network=\"admin\"} 190",
+        "sdc_booter_script_seconds_count 1",
+        "sdc_booter_lookup_seconds_count 1",
+        "sdc_booter_tftp_active 0",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}

@@ -31,7 +31,7 @@ pub enum Stage {
     Archive,
     /// It has the node's software.
     Bundle,
-    /// Its agent has registered.
+    /// Its agent runs: it has fetched the node's configuration.
     Agent,
 }
 

@@ -136,6 +136,22 @@ async fn sweep(places: &Places, folders: &Folders, certificate: Option<Certifica
     }
 }
 
+/// Counts a connection while it is there.
+struct Active(Metrics);
+
+impl Active {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.http_active.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.http_active.dec();
+    }
+}
+
 /// What one listener's connections need.
 struct Server {
     site: Arc<Site>,
@@ -196,7 +212,9 @@ impl Server {
         stream::prepare(&stream);
         let acceptor = self.certificate.as_ref().map(Certificate::acceptor);
         let (site, stop) = (Arc::clone(&self.site), self.stop.clone());
+        let active = Active::new(&site.metrics);
         self.tasks.spawn(async move {
+            let _active = active;
             let stream = match acceptor {
                 None => Stream::Plain(stream),
                 Some(acceptor) => {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -137,7 +138,9 @@ async fn boot_script(
         return app.scripts.identify(mac).map(Some);
     }
     let uuid = lease.uuid.or(who.uuid());
+    let asked = Instant::now();
     let found = app.lookup.find(mac, uuid).await;
+    app.metrics.lookup_seconds.observe(asked.elapsed().as_secs_f64());
     let origin = found.origin.word();
     Metrics::count(&app.metrics.scripts, origin);
     let machine = Machine {
@@ -167,10 +170,12 @@ async fn boot_script(
     }
     app.lookup.keep(mac, &found).await;
     tracing::info!(%mac, ip = %lease.ip, ?uuid, platform, parameters = origin, "boot script");
+    let begun = Instant::now();
     let scripts = Arc::clone(&app.scripts);
     let render = move || scripts.boot(mac, (&lease, &network), &found.params);
     let script = tokio::task::spawn_blocking(render).await;
     let script = script.unwrap_or_else(|e| Err(tera::Error::message(e)))?;
+    app.metrics.script_seconds.observe(begun.elapsed().as_secs_f64());
     let kind = if script.problem.is_some() { "message" } else { "boot" };
     told(kind, script.problem.as_deref());
     Ok(Some(script.text))

@@ -256,6 +256,14 @@ impl Leases {
         self.pools.iter().any(|pool| pool.network.subnet.contains(&ip) && pool.ours(mac, ip))
     }
 
+    /// Of each network its name, how many addresses machines have, and how many are free.
+    pub fn usage(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.pools.iter().map(|pool| {
+            let (used, free) = pool.usage();
+            (pool.network.name.as_str(), used, free)
+        })
+    }
+
     /// What has to be appended to the log before the answers to the last messages are sent.
     pub fn take_journal(&mut self) -> String {
         std::mem::take(&mut self.journal)

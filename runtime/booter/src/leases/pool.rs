@@ -225,6 +225,12 @@ impl Pool {
         Some(lease)
     }
 
+    /// Addresses that machines have, and addresses of the ranges that nobody has or was offered.
+    pub fn usage(&self) -> (u64, u64) {
+        let free = u64::from(self.size).saturating_sub(self.taken.len());
+        (self.by_mac.len() as u64, free)
+    }
+
     pub fn twin(&self, mac: MacAddr, uuid: Uuid, since: i64) -> Option<&Lease> {
         let lowest = (uuid, since, MacAddr([0; 6]));
         let mut found = self.by_uuid.range(lowest..).take_while(|(other, ..)| *other == uuid);

@@ -30,6 +30,11 @@ impl Runs {
         free.or_else(|| after(0).filter(|free| *free < size))
     }
 
+    /// How many numbers are taken.
+    pub fn len(&self) -> u64 {
+        self.runs.iter().map(|(first, last)| u64::from(last - first) + 1).sum()
+    }
+
     fn run_of(&self, number: u32) -> Option<(u32, u32)> {
         let (first, last) = self.runs.range(..=number).next_back()?;
         (*last >= number).then_some((*first, *last))
@@ -74,6 +79,7 @@ mod tests {
                 if taken { plain.insert(number); } else { plain.remove(&number); }
                 let free = (from..24).chain(0..from).find(|n| !plain.contains(n));
                 prop_assert_eq!(runs.next_free(from, 24), free);
+                prop_assert_eq!(runs.len(), plain.len() as u64);
                 let mut before = None;
                 for (first, last) in &runs.runs {
                     prop_assert!(first <= last);

@@ -1,6 +1,7 @@
 //! What a file is for, from its name.
 
 use headnode_model::booter::Stage;
+use headnode_model::paths;
 
 /// The stage that a machine reaches with a file; `None` for files that say nothing about it.
 pub(super) fn stage(path: &str) -> Option<Stage> {
@@ -10,6 +11,9 @@ pub(super) fn stage(path: &str) -> Option<Stage> {
     let ends = |words: &[&str]| words.iter().any(|word| name.ends_with(word));
     if path.contains("extra/agents/") {
         return Some(Stage::Bundle);
+    }
+    if path.ends_with(paths::EXTRA_NODE_CONFIG) {
+        return Some(Stage::Agent);
     }
     // A digest beside a file, and a script's own request, which is told as a script.
     if ends(&[".hash", ".sha1", ".sha256", ".sig"]) || name.starts_with("boot.ipxe") {
@@ -52,7 +56,7 @@ mod tests {
             ("/os/20260101T000000Z/platform/i86pc/amd64/boot_archive.hash", None),
             ("/os/20260101T000000Z/platform/x86_64/initrd?x=1", Some(Stage::Archive)),
             ("/extra/agents/node.cpio.zst", Some(Stage::Bundle)),
-            ("/extra/joysetup/node.config", None),
+            ("/extra/joysetup/node.config", Some(Stage::Agent)),
             ("", None),
         ] {
             assert_eq!(stage(path), expected, "{path}");

@@ -43,7 +43,7 @@ pub struct Settings {
     pub script_seconds: u32,
     /// From the kernel to the end of the archive.
     pub kernel_seconds: u32,
-    /// From the archive to the agent; off where no agent registers.
+    /// From the archive to the agent; off where agents do not fetch their configuration at each boot.
     pub agent_seconds: u32,
     /// Between two questions of a machine that is held.
     pub hold_seconds: u32,
@@ -205,32 +205,6 @@ impl Tracker {
         let counts = self.counts();
         metrics.boots_stuck.set(i64::try_from(counts.stuck).unwrap_or(i64::MAX));
         metrics.boots_held.set(i64::try_from(counts.held).unwrap_or(i64::MAX));
-    }
-
-    /// The agent of a machine has registered. Unknown machines are not taken in.
-    pub fn registered(&self, mac: MacAddr) {
-        let mut table = self.table();
-        if table.machines.contains_key(&mac) {
-            self.reach(&mut table, mac, Stage::Agent, 0, "its agent has registered".to_owned());
-        }
-    }
-
-    /// The same for the machine at an address.
-    pub fn registered_at(&self, ip: IpAddr) {
-        let mac = self.table().at(ip);
-        if let Some(mac) = mac {
-            self.registered(mac);
-        }
-    }
-
-    /// A long transfer to an address is still running: the machine is not stuck.
-    pub fn alive(&self, ip: IpAddr) {
-        let now = (self.clock)();
-        let mut table = self.table();
-        if let Some(mac) = table.at(ip) {
-            let limit = self.settings.get().machines;
-            table.with((mac, true, limit), now, |_| ());
-        }
     }
 
     fn reach(&self, table: &mut Table, mac: MacAddr, stage: Stage, bytes: u64, what: String) {

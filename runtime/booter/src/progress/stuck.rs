@@ -40,7 +40,7 @@ pub(super) fn reason(machine: &Machine, settings: &Settings, now: i64) -> Option
              link slow? The HTTP log shows its last request"
         )),
         Stage::Archive | Stage::Bundle if over(settings.agent_seconds) => Some(format!(
-            "all was sent {waited} s ago but its agent has not registered: look at the machine's \
+            "all was sent {waited} s ago but its agent has not fetched its configuration: look at the machine's \
              console, whether the kernel starts and finds its NIC"
         )),
         _ => None,

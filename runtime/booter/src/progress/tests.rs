@@ -106,7 +106,7 @@ fn a_boot_goes_through_its_stages() {
     lab.http("/os/20260101T000000Z/platform/x86_64/initrd", 200, true);
     lab.http("/extra/agents/node.cpio.zst", 200, true);
     lab.dhcp(MAC, "other", "discover", Some("offer"), Some(ip(40)));
-    lab.tracker.registered_at(ip(40));
+    lab.http("/extra/joysetup/node.config", 200, true);
     let boot = lab.boot();
     assert_eq!((boot.stage, boot.client.as_str(), boot.stuck), (Stage::Agent, "ipxe", None));
     assert_eq!(boot.platform.as_deref(), Some("20260101T000000Z"));
@@ -147,15 +147,13 @@ fn where_it_hangs_is_said_with_what_to_look_at() {
     assert!(lab.stuck().contains("never asked for the kernel"), "{}", lab.stuck());
     lab.http("/x/vmlinuz", 200, true);
     lab.later(590);
-    lab.tracker.alive(ip(40));
-    lab.later(590);
     assert_eq!(lab.stuck(), "");
     lab.later(11);
     assert!(lab.stuck().contains("not the archive"), "{}", lab.stuck());
     lab.http("/x/initrd", 200, true);
     lab.later(301);
     assert!(lab.stuck().contains("agent"), "{}", lab.stuck());
-    lab.tracker.registered(MAC);
+    lab.http("/extra/joysetup/node.config", 200, true);
     lab.later(100_000);
     assert_eq!(lab.stuck(), "");
 }

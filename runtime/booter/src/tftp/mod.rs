@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 pub use files::{Files, Refused};
 pub use packet::{Code, Malformed, Packet, ReadRequest};
 
+use crate::clock::unix_now;
+use crate::limit::LogLimit;
 use crate::metrics::Metrics;
 use options::Terms;
 use transfer::{Ending, Report, Transfer};
@@ -56,6 +58,8 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) {
         let mut buffer = [0; 2048];
         let mut number = 0;
+        // Requests with forged sources must not fill the log.
+        let mut busy = LogLimit::new(60);
         let tasks = TaskTracker::new();
         loop {
             let got = tokio::select! {
@@ -82,7 +86,7 @@ impl Server {
                 }
             };
             number += 1;
-            if let Some(token) = self.admit(client, number, &stop) {
+            if let Some(token) = self.admit(client, number, &stop, &mut busy) {
                 let shared = Arc::clone(&self.shared);
                 tasks.spawn(async move {
                     tokio::select! {
@@ -102,10 +106,13 @@ impl Server {
         client: SocketAddr,
         number: u64,
         stop: &CancellationToken,
+        busy: &mut LogLimit<()>,
     ) -> Option<CancellationToken> {
         let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.len() >= TRANSFERS && !running.contains_key(&client) {
-            tracing::warn!(%client, "{TRANSFERS} TFTP transfers are running: a request must wait");
+            if busy.pass((), unix_now()) {
+                tracing::warn!(%client, "{TRANSFERS} TFTP transfers are running: requests must wait");
+            }
             self.count("busy");
             return None;
         }
@@ -113,6 +120,7 @@ impl Server {
         if let Some((_, old)) = running.insert(client, (number, token.clone())) {
             old.cancel();
         }
+        self.shared.tell_active(running.len());
         Some(token)
     }
 
@@ -126,7 +134,12 @@ impl Shared {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.get(&client).is_some_and(|(current, _)| *current == number) {
             running.remove(&client);
+            self.tell_active(running.len());
         }
+    }
+
+    fn tell_active(&self, transfers: usize) {
+        self.metrics.tftp_active.set(i64::try_from(transfers).unwrap_or(i64::MAX));
     }
 
     async fn serve(
