@@ -89,6 +89,15 @@ impl Datacenter {
         done.unwrap_or_else(|error| panic!("{machine}: {command}: {error:#}")).stdout
     }
 
+    /// Tells the headnode to reboot: `wait_next_boot` sees that it does.
+    pub fn reboot_headnode(&self) {
+        let done = self.lab.machine("headnode").ssh("systemctl reboot");
+        // The server of the connection may be gone before the command's end.
+        if let Err(error) = done.map_err(|error| format!("{error:#}")) {
+            assert!(error.contains("closed by remote host"), "{error}");
+        }
+    }
+
     /// The servers as `GET /servers` tells them, once `wanted` holds.
     pub fn wait_servers(&self, limit: Duration, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let deadline = Instant::now() + limit;

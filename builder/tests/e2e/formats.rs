@@ -21,7 +21,7 @@ fn e2e_formats_a_disc_sets_up_a_headnode_that_then_lives_on_its_pool() {
     dc.lab.machine("headnode").wait_ssh(BOOT).unwrap();
     dc.headnode("echo kept > /var/lib/kept && sync");
     let before = dc.boots("headnode");
-    dc.headnode("systemctl reboot");
+    dc.reboot_headnode();
     dc.wait_next_boot("headnode", before, r"pool_imported: done", BOOT);
     dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
     dc.lab.machine("headnode").wait_ssh(BOOT).unwrap();

@@ -105,7 +105,7 @@ fn spine(firmware: Firmware, cuts: &[&str]) {
         .collect();
     dc.lab.machine("headnode").ssh_within(&format!("{reboots} wait"), BOOT).unwrap();
     let before = dc.boots("headnode");
-    dc.headnode("systemctl reboot");
+    dc.reboot_headnode();
     let seconds = dc.wait_next_boot("headnode", before, "headnode setup complete", BOOT);
     figure(&format!("{word}: headnode, second boot to up"), seconds, 90.0);
     check(&dc);
