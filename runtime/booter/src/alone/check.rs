@@ -42,6 +42,10 @@ pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Vec<Problem>
         let key = "configuration".to_owned();
         vec![Problem { key, message }]
     })?;
+    if read.is_unreadable() {
+        // Nothing was understood: what seems to be missing is not.
+        return Err(all(read.faults, Vec::new()));
+    }
     let top = read.config.top.clone();
     let told = |name: &str| Some(PathBuf::from(name));
     let root = over.root.or(top.root.clone()).or(told(ROOT)).unwrap_or_default();
@@ -49,12 +53,8 @@ pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Vec<Problem>
     let socket = over.socket.or(top.socket.clone()).or(told(headnode_model::booter::SOCKET));
     let interface = over.interface.or(top.interface.clone());
     let address = over.address.or(top.address);
-    let nic = Nic::choose(nics, interface.as_deref(), address).map_err(|(key, message)| {
-        // A file that cannot be read says nothing about its keys.
-        if read.faults.iter().all(|fault| fault.key != "TOML") {
-            read.fault(key, message);
-        }
-    });
+    let nic = Nic::choose(nics, interface.as_deref(), address)
+        .map_err(|(key, message)| read.fault(key, message));
     for (key, folder) in [("root", &root), ("state", &state)] {
         if !folder.is_absolute() {
             read.fault(key, format!("{} must begin with /", folder.display()));

@@ -122,7 +122,7 @@ fn addresses_and_folders_must_fit() {
         [[host]]\nmac = \"52:54:00:00:00:01\"\nip = \"10.7.0.1\"\n\
         [[host]]\nmac = \"52:54:00:00:00:02\"\nip = \"10.0.0.1\"\n"
     ));
-    assert!(told.contains("line 10, host 1 (52:54:00:00:00:01) ip: 10.7.0.1 is in no"), "{told}");
+    assert!(told.contains("line 11, host 1 (52:54:00:00:00:01) ip: 10.7.0.1 is in no"), "{told}");
     assert!(told.contains("10.0.0.1 is the server's own address"), "{told}");
     let told = wrong(&format!("interface = \"eth1\"\nstate = \"/\"\n{network}"));
     // `state` is there twice.
@@ -189,7 +189,9 @@ fn the_example_parses_as_it_is_and_with_all_its_settings() {
     let mut read = Read::text(&text);
     assert_eq!(read.faults, [], "{text}");
     check(&mut read, Some(&nic()));
-    assert_eq!(read.faults, [], "{text}");
+    // The certificate is not there.
+    let faults = read.faults.iter().filter(|fault| !fault.key.starts_with("http.tls."));
+    assert_eq!(faults.count(), 0, "{:?}", read.faults);
     let config = read.config;
     assert_eq!((config.hosts.len(), config.groups.len()), (2, 2));
     assert_eq!(config.file.networks.len(), 1);

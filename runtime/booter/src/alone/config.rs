@@ -21,6 +21,8 @@ use crate::settings::File;
 
 /// Larger files are no configuration of ours, in bytes: 20,000 hosts of 200 bytes.
 pub const SIZE_LIMIT: u64 = 4 << 20;
+/// What faults of the whole text are called.
+const SYNTAX: &str = "TOML";
 /// Most problems that are told.
 const TOLD: usize = 100;
 
@@ -191,7 +193,7 @@ impl Read {
             let lines = Lines::of_text(text);
             let faults = errors.iter().take(TOLD).map(|error| Fault {
                 line: error.span().map(|span| lines.at(&span)),
-                key: "TOML".to_owned(),
+                key: SYNTAX.to_owned(),
                 message: error.message().to_owned(),
             });
             let faults = faults.collect();
@@ -263,7 +265,7 @@ impl Read {
                 Err(error) => self.refuse(key.get_ref(), &error),
             }
         }
-        read(good).map_err(|error| self.refuse("TOML", &error)).unwrap_or_default()
+        read(good).map_err(|error| self.refuse(SYNTAX, &error)).unwrap_or_default()
     }
 
     fn refuse(&mut self, path: &str, error: &toml::de::Error) {
@@ -299,6 +301,11 @@ impl Read {
             text.push_str(&format!(" {field}"));
         }
         text
+    }
+
+    /// Whether the text is no TOML at all.
+    pub fn is_unreadable(&self) -> bool {
+        self.faults.iter().any(|fault| fault.key == SYNTAX)
     }
 
     /// Adds what is wrong with a path such as `host.1.ip`.
