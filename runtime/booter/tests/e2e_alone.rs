@@ -146,9 +146,13 @@ fn e2e_alone_the_program_becomes_its_user_and_keeps_its_files() {
         }
         let leases = lab.log("state/leases") + &lab.log("state/leases.log");
         assert!(leases.contains("02:00:00:00:0a:03") && leases.contains(&address), "{leases}");
-        for file in ["state", "state/leases.log", "state/admission", "run/operator.sock"] {
-            let about = fs::metadata(lab.path(file)).unwrap();
-            assert_eq!(about.uid(), nobody.uid.as_raw(), "{file}, start {round}");
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        let entries = fs::read_dir(lab.path("state")).unwrap().map(|entry| entry.unwrap().path());
+        let all: Vec<_> =
+            entries.chain([lab.path("state"), lab.path("run/operator.sock")]).collect();
+        assert!(all.len() > 3, "{all:?}");
+        for path in all {
+            assert_eq!(owner(&path), nobody.uid.as_raw(), "{}, start {round}", path.display());
         }
         // An operator's decision is written too: as the user, who is not root any more.
         let socket = lab.path("run/operator.sock").display().to_string();
@@ -175,10 +179,11 @@ fn e2e_alone_the_program_becomes_its_user_and_keeps_its_files() {
 #[test]
 fn e2e_alone_a_bios_machine_boots_a_kernel_with_its_disk() {
     let mut lab = Lab::new("av", Cable::Good);
-    // iPXE in the form of a Linux kernel; its RAM disk is a script, which comes back to tell that it
+    // Its address is outside of the range, which is the second namespace's. iPXE in the form of a Linux kernel; its RAM disk is a script, which comes back to tell that it
     // was run.
-    let more =
-        format!("[[host]]\nmac = \"{VM}\"\nkernel = \"ipxe.lkrn\"\ninitrd = \"arrived.ipxe\"\n");
+    let more = format!(
+        "[[host]]\nmac = \"{VM}\"\nip = \"10.99.0.50\"\nkernel = \"ipxe.lkrn\"\ninitrd = \"arrived.ipxe\"\n"
+    );
     configure(&lab, "", &more);
     fs::copy("/usr/lib/ipxe/ipxe.lkrn", lab.path("root/ipxe.lkrn")).unwrap();
     let arrived =
