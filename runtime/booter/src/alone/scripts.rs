@@ -98,7 +98,7 @@ impl Scripts {
         Answer::boot(text, choice.origin(), kernel)
     }
 
-    fn from_file(
+    fn operators(
         &self,
         script: &Template,
         values: &Values<'_>,
@@ -211,7 +211,7 @@ impl ScriptSource for Scripts {
             Some(Way::Kernel { kernel, initrd, arguments }) => {
                 self.kernel((kernel, initrd, arguments), &values, &choice)
             }
-            Some(Way::Script(script)) => self.from_file(script, &values, asked, &choice),
+            Some(Way::Script(script)) => self.operators(script, &values, asked, &choice),
             Some(Way::LocalDisk) => {
                 Answer::boot(local_disk(mac), choice.origin(), "local disk".to_owned())
             }
