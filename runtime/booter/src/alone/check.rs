@@ -129,6 +129,15 @@ pub fn again(alone: &Alone, settings: &Settings) -> Result<(File, Vec<Network>, 
     Ok((read.config.file, networks, plan))
 }
 
+/// All that is wrong with a text for a booter that serves on `nic`; missing files are not looked for.
+pub fn faults(text: &str, nic: &Nic) -> Vec<Fault> {
+    let mut read = Read::text(text);
+    if !read.is_unreadable() {
+        check(&mut read, Some(nic));
+    }
+    read.faults
+}
+
 fn all(faults: Vec<Fault>, notes: Vec<Fault>) -> Vec<Problem> {
     let mut all: Vec<Fault> = faults.into_iter().chain(notes).collect();
     all.sort_by_key(|fault| fault.line);
