@@ -1,6 +1,6 @@
 //! The program without a headnode in a network namespace: machines of different hosts and groups, one
 //! of them firmware in QEMU; the user that it runs as. Needs root, iproute2, udhcpc, curl, tftp-hpa,
-//! qemu-system-x86, ipxe.
+//! qemu-system-x86, ovmf, ipxe, dnsmasq-base.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -73,6 +73,29 @@ fn machine(lab: &Lab, mac: &str) -> (String, String) {
     let line = said.lines().find_map(|line| line.strip_prefix("bound ")).unwrap();
     let (address, file) = line.split_once(' ').unwrap();
     (address.to_owned(), file.to_owned())
+}
+
+/// A machine in QEMU on the booter's network.
+fn vm(lab: &Lab, firmware: &str) {
+    let server = lab.server.as_str();
+    ip(&format!("-n {server} tuntap add tap0 mode tap"));
+    ip(&format!("-n {server} link set tap0 master br0 up"));
+    let mut args = vec!["-accel", "tcg,thread=multi", "-machine", "q35", "-m", "512"];
+    args.extend(["-display", "none", "-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no"]);
+    // Without its ROM the card is driven by the firmware itself, as a server's is.
+    let rom = if firmware == "uefi" { ",romfile=" } else { "" };
+    let card = format!("virtio-net-pci,netdev=n0,mac={VM},bootindex=1{rom}");
+    args.extend(["-device", &card, "-device", "virtio-rng-pci"]);
+    let vars = lab.path("vars");
+    let drives = [
+        "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd".to_owned(),
+        format!("if=pflash,format=raw,file={}", vars.display()),
+    ];
+    if firmware == "uefi" {
+        fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &vars).unwrap();
+        args.extend(drives.iter().flat_map(|drive| ["-drive", drive.as_str()]));
+    }
+    lab.spawn(server, "vm.log", "qemu-system-x86_64", &args);
 }
 
 fn get(lab: &Lab, path: &str) -> String {
@@ -190,25 +213,7 @@ fn e2e_alone_a_bios_machine_boots_a_kernel_with_its_disk() {
         format!("#!ipxe\ndhcp && imgfetch http://{SERVER}/files/arrived/${{net0/mac}}\npoweroff\n");
     fs::write(lab.path("root/arrived.ipxe"), arrived).unwrap();
     start(&mut lab);
-    let server = lab.server.clone();
-    ip(&format!("-n {server} tuntap add tap0 mode tap"));
-    ip(&format!("-n {server} link set tap0 master br0 up"));
-    let card = format!("virtio-net-pci,netdev=n0,mac={VM},bootindex=1");
-    let args = [
-        "-accel",
-        "tcg,thread=multi",
-        "-machine",
-        "q35",
-        "-m",
-        "256",
-        "-display",
-        "none",
-        "-netdev",
-        "tap,id=n0,ifname=tap0,script=no,downscript=no",
-        "-device",
-        &card,
-    ];
-    lab.spawn(&server, "vm.log", "qemu-system-x86_64", &args);
+    vm(&lab, "bios");
     let log = lab.wait_for("booter.log", "files/arrived/", 240);
     let after = |before: &str, text: &str| {
         let at = log.find(before).unwrap_or_else(|| panic!("no {before:?} in {log}"));
@@ -217,4 +222,23 @@ fn e2e_alone_a_bios_machine_boots_a_kernel_with_its_disk() {
     after("boot script", "/files/ipxe.lkrn");
     after("/files/ipxe.lkrn", "/files/arrived.ipxe");
     assert!(log.contains(VM), "{log}");
+}
+
+#[test]
+fn e2e_alone_uefi_firmware_boots_beside_another_dhcp_server() {
+    let mut lab = Lab::new("ap", Cable::Good);
+    configure(&lab, "", "[dhcp]\nmode = \"proxy\"\n");
+    // dnsmasq on the second machine gives addresses, and nothing to boot.
+    let leases = format!("--dhcp-leasefile={}", lab.path("dnsmasq.leases").display());
+    let mut args = vec!["-d", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--no-ping"];
+    args.extend(["--user=root", "--dhcp-range=10.99.0.20,10.99.0.30", "--dhcp-broadcast", &leases]);
+    lab.spawn(&lab.peer, "dnsmasq.log", "dnsmasq", &args);
+    lab.wait_for("dnsmasq.log", "DHCP, IP range", 20);
+    start(&mut lab);
+    vm(&lab, "uefi");
+    let log = lab.wait_for("booter.log", "files/debian/linux", 240);
+    assert!(log.contains("DHCP proxy") && !log.contains("DHCP ack"), "{log}");
+    assert!(log.contains("snponly.efi"), "{log}");
+    let given = lab.log("dnsmasq.leases");
+    assert!(given.contains(VM), "{given}");
 }

@@ -75,7 +75,7 @@ pub enum Answer {
     Script {
         /// What iPXE runs.
         text: String,
-        /// `boot` or `message`.
+        /// `boot`, `kernel`, `other` or `message` ([`crate::observe::Event::Script`]).
         kind: &'static str,
         /// `host` or `default`.
         origin: &'static str,
@@ -87,8 +87,9 @@ pub enum Answer {
 }
 
 impl Answer {
-    fn boot(text: String, origin: &'static str, what: String) -> Self {
-        Self::Script { text, kind: "boot", origin, what, problem: None }
+    /// A script that boots the machine.
+    fn boot(text: String, kind: &'static str, origin: &'static str, what: String) -> Self {
+        Self::Script { text, kind, origin, what, problem: None }
     }
 }
 

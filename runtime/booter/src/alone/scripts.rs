@@ -95,7 +95,8 @@ impl Scripts {
         }
         text.push_str("boot || goto failed\n");
         text.push_str(&self.failed(mac));
-        Answer::boot(text, choice.origin(), kernel)
+        let kind = if initrd.is_empty() { "kernel" } else { "boot" };
+        Answer::boot(text, kind, choice.origin(), kernel)
     }
 
     fn operators(
@@ -127,7 +128,7 @@ impl Scripts {
                 if template.names(Name::Serial) && !asked.identified {
                     return Answer::Identify(self.identify(values.mac));
                 }
-                Answer::boot(template.render(values), choice.origin(), name)
+                Answer::boot(template.render(values), "other", choice.origin(), name)
             }
             Err(why) => self.refuse(values.mac, choice, format!("the script {name}: {why}")),
         }
@@ -152,7 +153,7 @@ impl Scripts {
             chain(url(&[0])),
             self.failed(values.mac)
         );
-        Answer::boot(text, choice.origin(), "bootfile".to_owned())
+        Answer::boot(text, "other", choice.origin(), "bootfile".to_owned())
     }
 
     fn refuse(&self, mac: MacAddr, choice: &Choice<'_>, problem: String) -> Answer {
@@ -213,7 +214,7 @@ impl ScriptSource for Scripts {
             }
             Some(Way::Script(script)) => self.operators(script, &values, asked, &choice),
             Some(Way::LocalDisk) => {
-                Answer::boot(local_disk(mac), choice.origin(), "local disk".to_owned())
+                Answer::boot(local_disk(mac), "other", choice.origin(), "local disk".to_owned())
             }
             Some(Way::Bootfile(bootfile)) => self.bootfile(bootfile, &values, &choice),
         }
