@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{self, Admission, Gate};
+use crate::alone::{self, Plan, ScriptSource};
 use crate::api::{self, Api};
 use crate::leases::{LeaseFile, Leases};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::params::{Cache, Lookup, ParamSource};
@@ -84,13 +86,19 @@ impl Sockets {
 struct Operator {
     app: Arc<http::App>,
     reload: Arc<Reload>,
+    /// What machines boot without a headnode.
+    plan: Option<Live<Plan>>,
     started: i64,
 }
 
 #[async_trait::async_trait]
 impl api::Operator for Operator {
     async fn params(&self, mac: MacAddr, boot: Option<&Boot>) -> Result<Value, String> {
-        let found = self.app.lookup.find(mac, boot.and_then(|boot| boot.uuid)).await;
+        let uuid = boot.and_then(|boot| boot.uuid);
+        if let Some(plan) = &self.plan {
+            return Ok(plan.get().show(mac, uuid));
+        }
+        let found = self.app.lookup.find(mac, uuid).await;
         Ok(json!({ "origin": found.origin.word(), "params": found.params }))
     }
 
@@ -111,6 +119,25 @@ async fn reload(reload: &Arc<Reload>) -> Result<Vec<String>, String> {
     let reload = Arc::clone(reload);
     let done = tokio::task::spawn_blocking(move || reload.reload()).await;
     done.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// What is handed out by HTTP.
+fn folders(settings: &Settings) -> http::Folders {
+    // UEFI firmware that boots by HTTP loads iPXE from here.
+    let folders = http::Folders::default().with("firmware", settings.firmware());
+    match settings.more_firmware() {
+        Some(more) => folders.with("firmware", more).with(alone::FILES, &settings.root),
+        None => {
+            folders.with("os", settings.root.join("os")).with("extra", settings.root.join("extra"))
+        }
+    }
+}
+
+/// What machines boot without a headnode.
+fn own_scripts(settings: &Settings) -> Option<Arc<dyn ScriptSource>> {
+    let plan = settings.alone.as_ref()?.plan.clone();
+    let (root, port) = (settings.root.clone(), settings.ports.http);
+    Some(Arc::new(alone::Scripts::new(plan, root, settings.admin_ip, port)))
 }
 
 /// A booter that runs.
@@ -150,9 +177,18 @@ impl Booter {
         let scripts = Arc::new(Scripts::new(Arc::clone(&settings))?);
 
         let sections = Sections::new(&settings.more);
-        let admission =
-            Admission::open(sections.admission.clone(), &settings.state, true, metrics.clone())
-                .map_err(Error::Decisions)?;
+        // Alone there is no CNAPI that may know a machine later.
+        let directory = settings.alone.is_none();
+        let admission = Admission::open(
+            sections.admission.clone(),
+            &settings.state,
+            directory,
+            metrics.clone(),
+        )
+        .map_err(Error::Decisions)?;
+        if let Some(alone) = &settings.alone {
+            admission.set_known(alone.plan.get().known());
+        }
         let admission = Arc::new(admission);
         let tracker = Arc::new(Tracker::new(sections.progress.clone(), metrics.clone()));
         let watched = Arc::downgrade(&tracker);
@@ -183,7 +219,7 @@ impl Booter {
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
         });
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
-        let files = tftp::Files::new(settings.firmware());
+        let files = tftp::Files::new(settings.firmware()).or(settings.more_firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
             .map_err(state("opening the TFTP socket for"))?;
         let lookup =
@@ -196,32 +232,37 @@ impl Booter {
             metrics: metrics.clone(),
             gate: Arc::clone(&admission) as Arc<dyn Gate>,
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
+            own: own_scripts(&settings),
         });
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(dhcp.run(stop.clone()));
         tasks.spawn(tftp.run(stop.clone()));
-        tasks.spawn(admission::follow(source, Arc::clone(&admission), stop.clone()));
+        if directory {
+            tasks.spawn(admission::follow(source, Arc::clone(&admission), stop.clone()));
+        }
         if let Some(socket) = sockets.ipv6 {
             tasks.spawn(ipv6::run(socket, stop.clone()));
         }
         let site = http::Site {
-            folders: http::Folders::default()
-                .with("os", settings.root.join("os"))
-                .with("extra", settings.root.join("extra"))
-                // UEFI firmware that boots by HTTP loads iPXE from here.
-                .with("firmware", settings.firmware()),
+            folders: folders(&settings),
             dynamic: http::routes::router(Arc::clone(&app)),
             limits: sections.http.clone(),
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
             metrics: metrics.clone(),
         };
-        let reload =
-            Reload::new(Arc::clone(&settings), sections, Arc::clone(&leases), certificate.clone());
+        let reload = Reload::new(
+            Arc::clone(&settings),
+            sections,
+            Arc::clone(&leases),
+            certificate.clone(),
+            Arc::clone(&admission),
+        );
         let reload = Arc::new(reload);
         if let Some(socket) = sockets.operator {
             let (reload, started) = (Arc::clone(&reload), clock::unix_now());
-            let operator = Arc::new(Operator { app, reload, started });
+            let plan = settings.alone.as_ref().map(|alone| alone.plan.clone());
+            let operator = Arc::new(Operator { app, reload, plan, started });
             let api = Api { tracker, admission, operator };
             tasks.spawn(socket.serve(api, stop.clone()));
         }

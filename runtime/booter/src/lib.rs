@@ -3,11 +3,14 @@
 //! DHCP gives firmware an address and the name of iPXE ([`dhcp`]), TFTP hands iPXE out ([`tftp`]),
 //! iPXE comes back by DHCP and is sent to an HTTP URL ([`http`]), where a script is rendered for
 //! each machine ([`script`]) from CNAPI's boot parameters or, when CNAPI is down, from the
-//! booter's own cache ([`params`]).
+//! booter's own cache ([`params`]). Without a headnode, one configuration file says what is booted
+//! ([`alone`]).
 
 pub mod admission;
+pub mod alone;
 pub mod api;
 mod booter;
+pub mod caps;
 mod clock;
 pub mod dhcp;
 mod durable;

@@ -83,7 +83,8 @@ pub enum Event<'a> {
         mac: MacAddr,
         /// The machine's UUID, when known.
         uuid: Option<Uuid>,
-        /// What the script does: `boot`, `hold`, `menu`, `message`.
+        /// What the script does: `boot` (a kernel and its archives), `kernel` (one without), `other`
+        /// (a disk, an operator's script), `hold`, `menu`, `message`.
         kind: &'static str,
         /// Where its parameters came from: `server`, `default`, `cache`, `builtin`, `host`.
         origin: &'static str,

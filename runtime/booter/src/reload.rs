@@ -4,8 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use headnode_model::config::Problems;
 
+use crate::admission::Admission;
+use crate::alone::{self, Plan};
 use crate::leases::Leases;
 use crate::live::Live;
+use crate::networks::Network;
 use crate::settings::{BESIDE_CONFIG, File, Settings};
 use crate::{admission, dhcp, http, networks, progress};
 
@@ -35,8 +38,9 @@ pub(crate) struct Reload {
     sections: Sections,
     leases: Arc<Mutex<Leases>>,
     certificate: Option<http::Certificate>,
+    admission: Arc<Admission>,
     /// What counts now.
-    current: Mutex<File>,
+    current: Mutex<(File, Vec<Network>)>,
 }
 
 impl Reload {
@@ -45,9 +49,29 @@ impl Reload {
         sections: Sections,
         leases: Arc<Mutex<Leases>>,
         certificate: Option<http::Certificate>,
+        admission: Arc<Admission>,
     ) -> Self {
-        let current = Mutex::new(settings.more.clone());
-        Self { settings, sections, leases, certificate, current }
+        let current = Mutex::new((settings.more.clone(), settings.networks()));
+        Self { settings, sections, leases, certificate, admission, current }
+    }
+
+    /// The file's sections, the networks and, without a headnode, what machines boot.
+    fn read(&self) -> Result<(File, Vec<Network>, Option<Plan>), String> {
+        if let Some(alone) = &self.settings.alone {
+            let (file, networks, plan) = alone::again(alone, &self.settings)?;
+            return Ok((file, networks, Some(plan)));
+        }
+        let path = self.settings.root.join(BESIDE_CONFIG);
+        let file = File::read(&path).map_err(|error| error.to_string())?;
+        let wanted = Settings { more: file.clone(), ..Settings::clone(&self.settings) };
+        let networks = wanted.networks();
+        let mut problems = file.problems();
+        problems.extend(networks::problems(&networks));
+        if problems.is_empty() {
+            Ok((file, networks, None))
+        } else {
+            Err(format!("{}: {}", path.display(), Problems(problems)))
+        }
     }
 
     /// Names the sections that changed. Blocks. Transfers that run go on.
@@ -55,20 +79,14 @@ impl Reload {
     /// # Errors
     /// What is wrong with the file, or what takes a restart; nothing has changed then.
     pub fn reload(&self) -> Result<Vec<String>, String> {
-        let path = self.settings.root.join(BESIDE_CONFIG);
-        let file = File::read(&path).map_err(|error| error.to_string())?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = Settings { more: file.clone(), ..Settings::clone(&self.settings) };
-        let mut problems = file.problems();
-        problems.extend(networks::problems(&wanted.networks()));
-        if !problems.is_empty() {
-            return Err(format!("{}: {}", path.display(), Problems(problems)));
-        }
+        let (file, networks, plan) = self.read()?;
+        let (before, networks_before) = &*current;
         let restart = |what: &str| Err(format!("{what} changes at a restart of the booter only"));
-        if file.dhcp.mode != current.dhcp.mode {
+        if file.dhcp.mode != before.dhcp.mode {
             return restart("[dhcp] mode");
         }
-        if file.http.tls != current.http.tls {
+        if file.http.tls != before.http.tls {
             return restart("[http.tls]");
         }
         if let Some(certificate) = &self.certificate {
@@ -80,21 +98,26 @@ impl Reload {
                 changed.push(name.to_owned());
             }
         };
-        note("dhcp", file.dhcp != current.dhcp);
-        note("network", file.networks != current.networks);
-        note("http", file.http != current.http);
-        note("admission", file.admission != current.admission);
-        note("progress", file.progress != current.progress);
-        if file.networks != current.networks {
+        note("dhcp", file.dhcp != before.dhcp);
+        note("network", networks != *networks_before);
+        note("http", file.http != before.http);
+        note("admission", file.admission != before.admission);
+        note("progress", file.progress != before.progress);
+        if networks != *networks_before {
             let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-            leases.reconfigure(wanted.networks());
+            leases.reconfigure(networks.clone());
+        }
+        if let (Some(alone), Some(plan)) = (&self.settings.alone, plan) {
+            note("default, group, host", plan != *alone.plan.get());
+            self.admission.set_known(plan.known());
+            alone.plan.set(plan);
         }
         self.sections.dhcp.set(file.dhcp.clone());
         self.sections.http.set(file.http.clone());
         self.sections.admission.set(file.admission.clone());
         self.sections.progress.set(file.progress.clone());
-        *current = file;
-        tracing::info!(file = %path.display(), ?changed, "settings read again");
+        *current = (file, networks);
+        tracing::info!(?changed, "settings read again");
         Ok(changed)
     }
 }

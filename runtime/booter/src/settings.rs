@@ -11,6 +11,7 @@ use headnode_model::config::{Config, Headnode, Problem};
 use headnode_model::{paths, ports, timing};
 use ipnet::Ipv4Net;
 
+use crate::alone::{self, Alone};
 use crate::networks::Network;
 use crate::script::Platforms;
 
@@ -71,6 +72,8 @@ pub struct Settings {
     pub more: File,
     /// Where the operator's interface listens (a Unix socket); `None` in tests.
     pub socket: Option<PathBuf>,
+    /// What a booter that runs without a headnode boots machines with.
+    pub alone: Option<Alone>,
     /// How long to wait for CNAPI when there is nothing else to boot a node with.
     pub budget: Duration,
     /// How long to wait for CNAPI when the node's parameters are in the cache.
@@ -95,6 +98,7 @@ impl Settings {
             ports: Ports::default(),
             more: File::default(),
             socket: None,
+            alone: None,
             budget: timing::BOOT_PARAMS_BUDGET,
             // A node that reboots while CNAPI hangs should not lose half a minute.
             cached_budget: Duration::from_secs(5),
@@ -103,6 +107,9 @@ impl Settings {
 
     /// All networks: the admin network first, then those behind relays.
     pub fn networks(&self) -> Vec<Network> {
+        if let Some(alone) = &self.alone {
+            return alone.networks.clone();
+        }
         let further = self.more.networks.iter().cloned();
         std::iter::once(Network::own(self)).chain(further).collect()
     }
@@ -116,9 +123,17 @@ impl Settings {
         reserved
     }
 
-    /// The folder of iPXE's binaries.
+    /// The folder of boot programs: what TFTP and `/firmware/` hand out.
     pub fn firmware(&self) -> PathBuf {
-        self.root.join(paths::FIRMWARE_IPXE)
+        match &self.alone {
+            None => self.root.join(paths::FIRMWARE_IPXE),
+            Some(_) => self.root.clone(),
+        }
+    }
+
+    /// Where boot programs are that the folder of boot programs lacks.
+    pub fn more_firmware(&self) -> Option<&'static Path> {
+        self.alone.as_ref().map(|_| Path::new(alone::IPXE))
     }
 
     /// All that keeps nodes from booting, found without starting anything.

@@ -53,7 +53,8 @@ pub struct Opened {
 
 impl Folders {
     /// Serves the folder at `path` below `/prefix/`. Of several prefixes that fit, the longest
-    /// counts. The folder need not exist yet.
+    /// counts; of several folders with that prefix, the first that has the file. The folder need not
+    /// exist yet.
     #[must_use]
     pub fn with(mut self, prefix: &str, path: impl Into<PathBuf>) -> Self {
         let prefix = prefix.trim_matches('/').to_owned();
@@ -98,8 +99,16 @@ impl Folders {
 
     fn open_now(&self, name: &str) -> io::Result<Opened> {
         let found = self.all.iter().find_map(|f| below(name, &f.prefix).map(|rest| (f, rest)));
-        let (folder, rest) = found.ok_or(io::ErrorKind::NotFound)?;
-        let file = File::from(folder.open(rest)?);
+        let (first, rest) = found.ok_or(io::ErrorKind::NotFound)?;
+        let mut same = self.all.iter().filter(|folder| folder.prefix == first.prefix);
+        let mut opened = same.next().unwrap_or(first).open(rest);
+        for folder in same {
+            match &opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => opened = folder.open(rest),
+                _ => break,
+            }
+        }
+        let file = File::from(opened?);
         let about = file.metadata()?;
         if !about.is_file() {
             return Err(io::ErrorKind::NotFound.into());
@@ -304,6 +313,10 @@ mod tests {
         fs::write(dir.path().join("inner/x"), "inner").unwrap();
         fs::write(dir.path().join("outer/b/x"), "the outer one").unwrap();
         assert_eq!(folders.open("a/b/x").unwrap().version.size, 5);
+        fs::write(dir.path().join("outer/y"), "").unwrap();
+        let folders = folders.with("a/b", dir.path().join("outer"));
+        assert_eq!(folders.open("a/b/x").unwrap().version.size, 5);
+        assert_eq!(folders.open("a/b/y").unwrap().version.size, 0);
         assert!(folders.holds("//a/b/x") && folders.holds("/a/") && !folders.holds("/ab/x"));
     }
 }

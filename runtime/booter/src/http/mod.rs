@@ -12,6 +12,7 @@ mod dynamic;
 pub mod files;
 pub mod head;
 mod limits;
+mod own;
 pub mod path;
 mod places;
 pub mod range;

@@ -14,8 +14,9 @@ use headnode_model::net::MacAddr;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Peer;
+use super::{Peer, own};
 use crate::admission::{Gate, Machine, Verdict};
+use crate::alone::ScriptSource;
 use crate::dhcp::{self, Mode};
 use crate::leases::{Lease, Leases};
 use crate::live::Live;
@@ -44,6 +45,8 @@ pub struct App {
     pub gate: Arc<dyn Gate>,
     /// Hears of each script.
     pub observer: Arc<dyn Observer>,
+    /// Says what machines boot instead of `lookup` and `scripts`, when there is no CNAPI to ask.
+    pub own: Option<Arc<dyn ScriptSource>>,
 }
 
 /// The routes, for [`super::Site::dynamic`].
@@ -64,19 +67,19 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 /// What a machine tells in its script's URL beside its MAC. Whatever it writes, it gets a script.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Who {
+pub(super) struct Who {
     uuid: Option<String>,
-    serial: Option<String>,
-    manufacturer: Option<String>,
+    pub(super) serial: Option<String>,
+    pub(super) manufacturer: Option<String>,
 }
 
 impl Who {
-    fn uuid(&self) -> Option<Uuid> {
+    pub(super) fn uuid(&self) -> Option<Uuid> {
         self.uuid.as_deref()?.parse().ok()
     }
 
     /// Whether it was asked to say who it is: firmware without the values sends empty ones.
-    fn identified(&self) -> bool {
+    pub(super) fn identified(&self) -> bool {
         self.serial.is_some() && self.manufacturer.is_some()
     }
 }
@@ -90,7 +93,13 @@ async fn script(
     let who = who.map(|Query(who)| who).unwrap_or_default();
     let mac = file.strip_prefix(SCRIPT).map(str::parse::<MacAddr>);
     let rendered = match mac {
-        None if file == "boot.ipxe" => app.scripts.chain().map(Some),
+        None if file == "boot.ipxe" => match &app.own {
+            Some(own) => Ok(Some(own.chain())),
+            None => app.scripts.chain().map(Some),
+        },
+        Some(Ok(mac)) if let Some(source) = &app.own => {
+            Ok(own::script(&app, source, mac, &who, peer.ip()).await)
+        }
         Some(Ok(mac)) => boot_script(&app, mac, &who, peer.ip()).await,
         None | Some(Err(_)) => Ok(None),
     };
@@ -108,7 +117,7 @@ async fn script(
 }
 
 /// The machine's address and network. Beside another DHCP server that is the address it comes from.
-fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc<Network>)> {
+pub(super) fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc<Network>)> {
     let leases = app.leases.lock().unwrap_or_else(PoisonError::into_inner);
     let lease = match (app.dhcp.get().mode, peer.to_canonical()) {
         (Mode::Server, _) => leases.get(mac)?.clone(),

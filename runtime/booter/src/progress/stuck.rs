@@ -35,6 +35,8 @@ pub(super) fn reason(machine: &Machine, settings: &Settings, now: i64) -> Option
              driver for this NIC, or Secure Boot refused it (look at the machine's console)"
         )),
         Stage::Script => after_script(machine, settings, waited),
+        // There is no archive to wait for.
+        Stage::Kernel if machine.script.as_deref() == Some("kernel") => None,
         Stage::Kernel if over(settings.kernel_seconds) => Some(format!(
             "it got the kernel {waited} s ago but not the archive: is its memory too small, or the \
              link slow? The HTTP log shows its last request"
@@ -55,7 +57,8 @@ fn after_script(machine: &Machine, settings: &Settings, waited: u64) -> Option<S
              switched off",
             machine.mac
         )),
-        Some("hold") => None,
+        // What it loads is not known: its disk, an operator's script.
+        Some("hold" | "other") => None,
         Some("menu" | "message") => Some(format!(
             "its script does not boot it: {}",
             machine.problem.as_deref().unwrap_or("look at the machine's console")

@@ -159,6 +159,20 @@ fn where_it_hangs_is_said_with_what_to_look_at() {
 }
 
 #[test]
+fn a_machine_is_not_stuck_that_has_all_that_its_script_names() {
+    for (kind, loads) in [("other", &[][..]), ("kernel", &["/files/vmlinuz"])] {
+        let lab = lab(Settings::default());
+        lab.dora("ipxe");
+        lab.script(kind, None);
+        for path in loads {
+            lab.http(path, 200, true);
+        }
+        lab.later(86_400);
+        assert_eq!(lab.stuck(), "", "{kind}");
+    }
+}
+
+#[test]
 fn a_held_machine_is_no_stuck_one_until_it_is_silent() {
     let lab = lab(Settings::default());
     lab.dora("ipxe");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Larger files are no boot programs; kernels and archives go by HTTP.
@@ -37,13 +37,22 @@ type Shared = HashMap<String, (Version, Weak<[u8]>)>;
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
+    /// Where files are that the folder lacks.
+    more: Option<PathBuf>,
     shared: Mutex<Shared>,
 }
 
 impl Files {
     /// The files in `folder`.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, shared: Mutex::default() }
+        Self { folder, more: None, shared: Mutex::default() }
+    }
+
+    /// Files that are missing in the folder come from `more`.
+    #[must_use]
+    pub fn or(mut self, more: Option<&Path>) -> Self {
+        self.more = more.map(Path::to_owned);
+        self
     }
 
     /// A file's content. Blocks while it is read from disk.
@@ -57,12 +66,19 @@ impl Files {
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
             return Err(Refused::Name);
         }
-        let path = self.folder.join(name);
-        let not_followed = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&path);
-        let file = match not_followed {
+        let not_followed = |folder: &Path| {
+            OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+                .open(folder.join(name))
+        };
+        let mut opened = not_followed(&self.folder);
+        if let (Err(error), Some(more)) = (&opened, &self.more)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            opened = not_followed(more);
+        }
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refused::Missing),
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(Refused::Kind),
             other => other?,
@@ -115,6 +131,9 @@ mod tests {
         assert!(matches!(files.read("none"), Err(Refused::Missing)));
         assert!(matches!(files.read("link"), Err(Refused::Kind)));
         assert!(matches!(files.read("sub"), Err(Refused::Kind)));
+        std::fs::write(dir.path().join("more"), "of the package").unwrap();
+        assert_eq!(&*files.or(Some(dir.path())).read("more").unwrap(), b"of the package");
+        let files = Files::new(folder.clone());
         std::fs::write(folder.join("a.kpxe"), "newer").unwrap();
         assert_eq!(&*files.read("a.kpxe").unwrap(), b"newer");
     }

@@ -41,6 +41,23 @@ impl Engine {
         let booter = &self.context.booter;
         let port = booter.ports.http;
         let http = client == Client::Http;
+        let boots = match client {
+            Client::Other => false,
+            Client::Nameless => settings.allow_missing_class_id,
+            _ => true,
+        };
+        // Whatever it runs: the operator wants this program and no iPXE.
+        if boots
+            && let Some(own) = booter.own_boot_file((request.mac, request.uuid()), &request.archs)
+        {
+            let below = http.then(|| url(settings.http_scheme, booter.admin_ip, port));
+            return own.map(|name| {
+                Some(match below {
+                    Some(base) => format!("{base}/firmware/{name}"),
+                    None => name,
+                })
+            });
+        }
         match client {
             Client::Ipxe => {
                 let base = url(Scheme::Http, booter.admin_ip, port);
