@@ -84,6 +84,7 @@ impl Sockets {
 struct Operator {
     app: Arc<http::App>,
     reload: Arc<Reload>,
+    others: Arc<dhcp::Others>,
     started: i64,
 }
 
@@ -102,6 +103,7 @@ impl api::Operator for Operator {
         BooterStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
+            more: self.others.lines(),
             ..BooterStatus::default()
         }
     }
@@ -182,6 +184,7 @@ impl Booter {
             gate: Arc::clone(&admission) as Arc<dyn Gate>,
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
         });
+        let others = engine.others();
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
         let files = tftp::Files::new(settings.firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
@@ -221,7 +224,7 @@ impl Booter {
         let reload = Arc::new(reload);
         if let Some(socket) = sockets.operator {
             let (reload, started) = (Arc::clone(&reload), clock::unix_now());
-            let operator = Arc::new(Operator { app, reload, started });
+            let operator = Arc::new(Operator { app, reload, others, started });
             let api = Api { tracker, admission, operator };
             tasks.spawn(socket.serve(api, stop.clone()));
         }

@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod arp;
 mod booter;
 mod clock;
 pub mod dhcp;

@@ -7,7 +7,7 @@ use headnode_model::net::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::settings::Settings;
-use crate::{Error, dhcp, ipv6};
+use crate::{Error, arp, dhcp, ipv6};
 
 /// The interface that holds `ip`, else one whose Ethernet address is `mac`.
 ///
@@ -52,7 +52,18 @@ pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
             None
         }
     };
-    Ok(dhcp::Sockets { server, client, proxy: None })
+    let asks = settings.more.dhcp.mode == dhcp::Mode::Server;
+    let arp = settings.interface.as_deref().filter(|_| asks).and_then(|interface| {
+        let warn = |error| {
+            tracing::warn!(
+                interface,
+                "the network is not asked whether an address is in use before it is offered: {error}; \
+                 it takes the capability CAP_NET_RAW and an Ethernet NIC"
+            );
+        };
+        arp::Socket::open(interface).map_err(warn).ok()
+    });
+    Ok(dhcp::Sockets { server, client, proxy: None, arp })
 }
 
 /// The socket on which machines ask a proxy; only mode `proxy` needs it.

@@ -2,6 +2,7 @@
 
 mod arch;
 mod engine;
+mod others;
 mod packet;
 mod reply;
 mod settings;
@@ -12,6 +13,7 @@ mod writer;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -19,17 +21,23 @@ use tokio_util::sync::CancellationToken;
 
 pub use arch::{BIOS as BIOS_PROGRAM, EFI as EFI_PROGRAM};
 pub use engine::{Context, Engine, Origin, Send};
+pub use others::{Other, Others};
 pub use packet::{Client, Heard, Malformed, Request, parse};
 pub use settings::{Mode, RelayReply, Scheme, Settings};
 
-use crate::clock;
 use crate::leases::{LeaseFile, Leases};
+use crate::metrics::Metrics;
+use crate::{arp, clock};
 use writer::{Batch, Writer};
 
 /// UDP port of proxies (PXE specification 2.1 §2.2).
 pub const PROXY_PORT: u16 = 4011;
 /// Most messages that are read between two looks at the other sockets.
 const BATCH: usize = 256;
+/// Messages that come as soon as this after the last ones were read are let gather.
+const BUSY: Duration = Duration::from_millis(2);
+/// How long.
+const GATHER: Duration = Duration::from_millis(1);
 /// Most batches that wait for the disk; when there are more, messages wait in the socket.
 const WAITING: usize = 16;
 /// Longer messages are cut off; the largest that a client may send unasked has 576 bytes
@@ -45,6 +53,8 @@ pub struct Sockets {
     pub client: Option<UdpSocket>,
     /// Where clients ask a proxy (port 4011); needed in mode `proxy` only.
     pub proxy: Option<UdpSocket>,
+    /// Asks whether addresses are in use before they are offered. Not vital.
+    pub arp: Option<arp::Socket>,
 }
 
 /// The DHCP server.
@@ -52,6 +62,7 @@ pub struct Server {
     server: Arc<UdpSocket>,
     client: Option<UdpSocket>,
     proxy: Option<UdpSocket>,
+    arp: Option<arp::Socket>,
     engine: Engine,
     leases: Arc<Mutex<Leases>>,
     file: LeaseFile,
@@ -59,19 +70,23 @@ pub struct Server {
 
 impl Server {
     /// A server that keeps the engine's leases in `file`.
-    pub fn new(sockets: Sockets, engine: Engine, file: LeaseFile) -> Self {
+    pub fn new(sockets: Sockets, mut engine: Engine, file: LeaseFile) -> Self {
         let leases = Arc::clone(&engine.context().leases);
-        let Sockets { server, client, proxy } = sockets;
-        Self { server: Arc::new(server), client, proxy, engine, leases, file }
+        let Sockets { server, client, proxy, arp } = sockets;
+        if arp.is_some() {
+            engine.probe_addresses();
+        }
+        Self { server: Arc::new(server), client, proxy, arp, engine, leases, file }
     }
 
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { server, client, proxy, mut engine, leases, file } = self;
+        let Self { server, client, proxy, arp, mut engine, leases, file } = self;
         let (batches, waiting) = mpsc::channel(WAITING);
         let writer = Writer::new(Arc::clone(&server), Arc::clone(&leases), file);
         let writer = tokio::spawn(writer.run(waiting));
         let (mut buffer, mut other, mut asked) = ([0; LONGEST], [0; LONGEST], [0; LONGEST]);
+        let mut pace = Pace::default();
         loop {
             let mut replies = Vec::new();
             tokio::select! {
@@ -80,6 +95,7 @@ impl Server {
                     if let Err(error) = ready {
                         tracing::debug!("receiving DHCP: {error}");
                     }
+                    pace.gather().await;
                     for _ in 0..BATCH {
                         match server.try_recv_from(&mut buffer) {
                             Ok(got) => hear(&mut engine, got, &buffer, false, &mut replies),
@@ -104,6 +120,25 @@ impl Server {
                         }
                     }
                 }
+                () = heard(arp.as_ref()) => {
+                    let messages = arp.iter().flat_map(|arp| {
+                        std::iter::from_fn(|| arp.take(BATCH)).take(BATCH)
+                    });
+                    for message in messages {
+                        replies.extend(engine.arp(&message, clock::unix_now()));
+                    }
+                }
+                () = until(engine.next_end()) => {
+                    replies.extend(engine.end_probes(Instant::now(), clock::unix_now()));
+                }
+            }
+            for ip in engine.take_probes() {
+                let sent = arp.as_ref().map(|arp| arp.probe(ip));
+                let kind = if matches!(sent, Some(Ok(()))) { "sent" } else { "failed" };
+                Metrics::count(&engine.context().metrics.address_probes, kind);
+                if let Some(Err(error)) = sent {
+                    tracing::debug!(%ip, "sending an ARP probe: {error}");
+                }
             }
             let text = leases.lock().unwrap_or_else(PoisonError::into_inner).take_journal();
             let (promises, rest): (Vec<Send>, Vec<Send>) =
@@ -120,6 +155,41 @@ impl Server {
         if let Err(error) = writer.await {
             tracing::error!("the writer of the lease file has failed: {error}");
         }
+    }
+}
+
+/// Lets messages gather while there are many: waking up for each of them costs more than answering
+/// it, and their leases are written to disk together.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// Returns at once when the time before was quiet.
+    async fn gather(&mut self) {
+        if self.last.is_some_and(|last| last.elapsed() < BUSY) {
+            tokio::time::sleep(GATHER).await;
+        }
+        self.last = Some(Instant::now());
+    }
+}
+
+async fn heard(arp: Option<&arp::Socket>) {
+    match arp {
+        Some(arp) => {
+            if let Err(error) = arp.readable().await {
+                tracing::debug!("receiving ARP: {error}");
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end.into()).await,
+        None => std::future::pending().await,
     }
 }
 

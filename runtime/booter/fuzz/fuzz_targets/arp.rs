@@ -1,0 +1,15 @@
+//! Any bytes as an ARP frame: read without a panic, and a sender is always a NIC.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sdc_booter::arp;
+
+fuzz_target!(|data: &[u8]| {
+    if let Some(message) = arp::parse(data) {
+        assert!(data.len() >= 42 && message.sender.0 != [0; 6] && message.sender.0[0] & 1 == 0);
+        let probe = arp::probe(message.sender, message.target);
+        let read = arp::parse(&probe).expect("our own frame");
+        assert!(!read.reply && read.ip.is_unspecified());
+        assert_eq!((read.sender, read.target), (message.sender, message.target));
+    }
+});
