@@ -2,14 +2,13 @@
 //! probe of RFC 5227 §2.1.1).
 
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use headnode_model::net::MacAddr;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, bind};
 use socket2::{Domain, Protocol, Type};
-use tokio::net::UdpSocket;
 
 /// ARP's number in an Ethernet frame (RFC 826, "protocol type").
 const ETHERTYPE: u16 = 0x0806;
@@ -91,7 +90,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Opens it. Needs a tokio runtime.
+    /// Opens it.
     ///
     /// # Errors
     /// When the interface is no Ethernet NIC, or the process may not open such sockets
@@ -107,8 +106,7 @@ impl Socket {
         bind(socket.as_raw_fd(), &link)?;
         socket.set_nonblocking(true)?;
         // A packet socket and a connected UDP socket are used by the same calls.
-        let socket = UdpSocket::from_std(std::net::UdpSocket::from(socket))?;
-        Ok(Self { socket, mac })
+        Ok(Self { socket: UdpSocket::from(socket), mac })
     }
 
     /// The interface's own NIC.
@@ -121,15 +119,7 @@ impl Socket {
     /// # Errors
     /// When the interface is down, or its queue is full.
     pub fn probe(&self, ip: Ipv4Addr) -> io::Result<()> {
-        self.socket.try_send(&probe(self.mac, ip)).map(|_| ())
-    }
-
-    /// Waits until there is a message to [`Socket::take`].
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+        self.socket.send(&probe(self.mac, ip)).map(|_| ())
     }
 
     /// The next message of another NIC, without waiting; `None` when there is none. What is no ARP
@@ -137,7 +127,7 @@ impl Socket {
     pub fn take(&self, limit: usize) -> Option<Message> {
         let mut buffer = [0; 128];
         for _ in 0..limit {
-            let length = match self.socket.try_recv(&mut buffer) {
+            let length = match self.socket.recv(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 // The interface has gone down: told once.
@@ -149,6 +139,13 @@ impl Socket {
             }
         }
         None
+    }
+}
+
+impl AsFd for Socket {
+    /// For waiting until there is a message to [`Socket::take`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -213,7 +210,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            drop(parse(&bytes));
+            let _ = parse(&bytes);
         }
 
         #[test]
