@@ -150,7 +150,7 @@ impl AsFd for Socket {
 }
 
 /// The interface's address as the kernel wants it in `bind`: its number is in it.
-fn link(interface: &str) -> io::Result<LinkAddr> {
+pub(crate) fn link(interface: &str) -> io::Result<LinkAddr> {
     let links = getifaddrs()?.filter(|found| found.interface_name == interface);
     let mut links = links.filter_map(|found| found.address?.as_link_addr().copied());
     let none = || io::Error::other(format!("there is no network interface {interface}"));

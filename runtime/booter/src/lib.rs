@@ -23,6 +23,7 @@ pub mod net;
 pub mod networks;
 pub mod notify;
 pub mod observe;
+pub mod overhear;
 pub mod params;
 pub mod progress;
 mod reload;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use headnode_model::net::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::overhear::Overhear;
 use crate::settings::Settings;
 use crate::{Error, arp, dhcp, ipv6};
 
@@ -43,15 +44,13 @@ pub fn interface(ip: Ipv4Addr, mac: MacAddr) -> Result<String, Error> {
 /// Names the port, the address and who may hold it.
 pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
     let server = udp(settings.dhcp_listen, settings.ports.dhcp_server, settings, "DHCP")?;
-    let client = match udp(settings.dhcp_listen, settings.ports.dhcp_client, settings, "DHCP") {
-        Ok(socket) => Some(socket),
-        Err(error) => {
+    let ears = ears(settings)
+        .map_err(|error| {
             tracing::warn!(
                 "other DHCP servers are noticed by their clients' requests only: {error}"
             );
-            None
-        }
-    };
+        })
+        .ok();
     let asks = settings.more.dhcp.mode == dhcp::Mode::Server;
     let arp = settings.interface.as_deref().filter(|_| asks).and_then(|interface| {
         let warn = |error| {
@@ -63,7 +62,18 @@ pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
         };
         arp::Socket::open(interface).map_err(warn).ok()
     });
-    Ok(dhcp::Sockets { server, client, proxy: None, arp })
+    Ok(dhcp::Sockets { server, ears, proxy: None, arp })
+}
+
+/// The clients' port, else what reaches it on the interface.
+fn ears(settings: &Settings) -> Result<dhcp::Ears, Error> {
+    let port = udp(settings.dhcp_listen, settings.ports.dhcp_client, settings, "DHCP");
+    let held = match (port, &settings.interface) {
+        (Ok(socket), _) => return Ok(dhcp::Ears::Port(socket)),
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(interface)) => Overhear::open(interface).map_err(|_| error),
+    };
+    held.map(dhcp::Ears::Wire)
 }
 
 /// The socket on which machines ask a proxy; only mode `proxy` needs it.

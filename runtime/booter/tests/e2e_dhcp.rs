@@ -6,7 +6,7 @@ mod common;
 mod lab;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use common::{encode, pxe};
@@ -90,7 +90,21 @@ fn e2e_a_storm_of_new_machines_is_probed_at_once() {
 
 #[test]
 fn e2e_a_second_dhcp_server_is_told_of() {
-    let mut lab = Lab::new("do", Cable::Good);
+    let lab = Lab::new("do", Cable::Good);
+    a_second_server_is_told_of(lab);
+}
+
+#[test]
+fn e2e_a_second_dhcp_server_is_told_of_beside_a_dhcp_client_of_the_headnode() {
+    let lab = Lab::new("dc", Cable::Good);
+    // As `dhclient` holds it: on all interfaces.
+    let holds = within(&lab.server, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68)).unwrap());
+    let held = holds.join().unwrap();
+    a_second_server_is_told_of(lab);
+    drop(held);
+}
+
+fn a_second_server_is_told_of(mut lab: Lab) {
     lab.booter(&lab::large(), &[]);
     assert!(lab.operator("/status").contains("\"more\":[]"), "{}", lab.operator("/status"));
     let stranger = lab.stranger("10.99.0.9");
@@ -111,6 +125,7 @@ fn e2e_a_second_dhcp_server_is_told_of() {
     ];
     lab.spawn(&stranger, "dnsmasq.log", "dnsmasq", &args);
     lab.wait_for("dnsmasq.log", "started", 20);
+    assert!(!lab.log("booter.log").contains("noticed by"), "{}", lab.log("booter.log"));
     let asks = within(&lab.peer, || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         socket.set_broadcast(true).unwrap();

@@ -28,6 +28,7 @@ pub use settings::{Mode, RelayReply, Scheme, Settings};
 
 use crate::arp;
 use crate::leases::{LeaseFile, Leases};
+use crate::overhear::Overhear;
 use serve::Loop;
 use writer::Writer;
 
@@ -41,12 +42,21 @@ const WAITING: usize = 16;
 pub struct Sockets {
     /// Where clients and relays send to; all replies leave from here.
     pub server: UdpSocket,
-    /// Where replies to clients arrive: hears other servers. Not vital.
-    pub client: Option<UdpSocket>,
+    /// Hears other servers. Not vital.
+    pub ears: Option<Ears>,
     /// Where clients ask a proxy (port 4011); needed in mode `proxy` only.
     pub proxy: Option<UdpSocket>,
     /// Asks whether addresses are in use before they are offered. Not vital.
     pub arp: Option<arp::Socket>,
+}
+
+/// Where other servers' replies to clients are heard.
+#[derive(Debug)]
+pub enum Ears {
+    /// On the clients' port.
+    Port(UdpSocket),
+    /// On the wire, beside another program that holds that port.
+    Wire(Overhear),
 }
 
 /// The DHCP server.
@@ -92,14 +102,19 @@ impl Server {
 
     /// Starts the threads; they end when what is returned is dropped, and drop `ended` then.
     fn start(self, ended: oneshot::Sender<()>) -> io::Result<UnixStream> {
-        let Self { sockets: Sockets { server, client, proxy, arp }, engine, leases, file } = self;
+        let Self { sockets: Sockets { server, ears, proxy, arp }, engine, leases, file } = self;
         let (stopper, stop) = UnixStream::pair()?;
         let (batches, waiting) = mpsc::sync_channel(WAITING);
         let server = Arc::new(server.into_std()?);
-        let client = client.map(UdpSocket::into_std).transpose()?;
+        let (mut client, mut wire) = (None, None);
+        match ears {
+            Some(Ears::Port(socket)) => client = Some(socket.into_std()?),
+            Some(Ears::Wire(hears)) => wire = Some(hears),
+            None => {}
+        }
         let proxy = proxy.map(UdpSocket::into_std).transpose()?;
         let writer = Writer::new(Arc::clone(&server), Arc::clone(&leases), file);
-        let serving = Loop { server, client, proxy, arp, engine, leases, batches, stop };
+        let serving = Loop { server, client, wire, proxy, arp, engine, leases, batches, stop };
         let writer = thread::Builder::new()
             .name("dhcp-leases".to_owned())
             .spawn(move || writer.run(&waiting))?;

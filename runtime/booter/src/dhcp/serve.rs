@@ -18,6 +18,7 @@ use super::writer::Batch;
 use super::{Engine, Origin, Send};
 use crate::leases::Leases;
 use crate::metrics::Metrics;
+use crate::overhear::Overhear;
 use crate::{arp, clock};
 
 /// Most messages that are read between two looks at the other sockets.
@@ -38,6 +39,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Loop {
     pub server: Arc<UdpSocket>,
     pub client: Option<UdpSocket>,
+    pub wire: Option<Overhear>,
     pub proxy: Option<UdpSocket>,
     pub arp: Option<arp::Socket>,
     pub engine: Engine,
@@ -48,10 +50,12 @@ pub(super) struct Loop {
 }
 
 /// Which sockets have something to read.
+#[derive(Default)]
 struct Ready {
     stop: bool,
     server: bool,
     client: bool,
+    wire: bool,
     proxy: bool,
     arp: bool,
 }
@@ -77,6 +81,9 @@ impl Loop {
             if let Some(client) = self.client.as_ref().filter(|_| ready.client) {
                 drain(&mut self.engine, client, false, &mut buffer, &mut replies);
             }
+            if ready.wire {
+                self.overhear(&mut buffer);
+            }
             if let Some(proxy) = self.proxy.as_ref().filter(|_| ready.proxy) {
                 let mut answers = Vec::new();
                 drain(&mut self.engine, proxy, true, &mut buffer, &mut answers);
@@ -97,11 +104,11 @@ impl Loop {
     }
 
     fn wait(&self) -> Ready {
-        let none = Ready { stop: false, server: false, client: false, proxy: false, arp: false };
-        let fds: [Option<BorrowedFd<'_>>; 5] = [
+        let fds: [Option<BorrowedFd<'_>>; 6] = [
             Some(self.stop.as_fd()),
             Some(self.server.as_fd()),
             self.client.as_ref().map(AsFd::as_fd),
+            self.wire.as_ref().map(AsFd::as_fd),
             self.proxy.as_ref().map(AsFd::as_fd),
             self.arp.as_ref().map(AsFd::as_fd),
         ];
@@ -114,18 +121,34 @@ impl Loop {
         });
         match poll(&mut polled, timeout) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return none,
+            Err(Errno::EINTR) => return Ready::default(),
             Err(error) => {
                 tracing::error!("waiting for DHCP messages: {error}");
                 std::thread::sleep(PAUSE);
-                return none;
+                return Ready::default();
             }
         }
         let mut polled = polled.into_iter();
         // Errors too: reading takes them.
-        let [stop, server, client, proxy, arp] =
+        let [stop, server, client, wire, proxy, arp] =
             fds.map(|fd| fd.is_some() && polled.next().is_some_and(|fd| fd.any().unwrap_or(true)));
-        Ready { stop, server, client, proxy, arp }
+        Ready { stop, server, client, wire, proxy, arp }
+    }
+
+    /// What servers say to clients needs no answer.
+    fn overhear(&mut self, buffer: &mut [u8]) {
+        let Some(wire) = &self.wire else { return };
+        let now = clock::unix_now();
+        for _ in 0..BATCH {
+            match wire.take(buffer) {
+                Ok(Some((peer, bytes))) => {
+                    let _ = self.engine.hear(bytes, Origin { peer, proxy: false }, now);
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => tracing::debug!("hearing DHCP servers: {error}"),
+            }
+        }
     }
 
     fn probe(&mut self) {
