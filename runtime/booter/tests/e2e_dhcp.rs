@@ -1,5 +1,6 @@
 //! Beside others on the network: a machine that holds an address of the range on its own, and a second
-//! DHCP server. Needs root, iproute2, curl and dnsmasq-base.
+//! DHCP server. Needs root, iproute2, curl, dnsmasq-base and
+//! util-linux.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -86,6 +87,35 @@ fn e2e_a_storm_of_new_machines_is_probed_at_once() {
     assert!(sent.unwrap() >= 300, "{metrics}");
     // One after the other, the probes alone would take 90 s.
     assert!(took < Duration::from_secs(60), "{took:?}");
+}
+
+#[test]
+fn e2e_without_the_right_to_ask_machines_are_answered_at_once() {
+    let mut lab = Lab::new("dn", Cable::Good);
+    fs::write(lab.path("config"), lab::large()).unwrap();
+    let program = env!("CARGO_BIN_EXE_sdc-booter");
+    // Root without CAP_NET_RAW.
+    let args = [
+        "--inh-caps=-net_raw",
+        "--bounding-set=-net_raw",
+        program,
+        "--root",
+        ".",
+        "--state",
+        "state",
+    ];
+    let more = ["--config", "config", "--socket", "operator.sock", "--interface", "br0"];
+    let booter = lab.start(&lab.server, "booter.log", "setpriv", &[&args[..], &more].concat());
+    lab.booter = Some(booter);
+    lab.wait_for("booter.log", "sdc-booter is ready", 30);
+    lab.boots(&lab.plan(1));
+    let log = lab.log("booter.log");
+    assert_eq!(
+        log.matches("the network is not asked whether an address is in use").count(),
+        1,
+        "{log}"
+    );
+    assert!(!lab.metrics().contains("address_probes_total{"), "{}", lab.metrics());
 }
 
 #[test]
