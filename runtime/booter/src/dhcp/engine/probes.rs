@@ -16,6 +16,7 @@ use headnode_model::net::MacAddr;
 use super::{Asked, Engine, LOG_PAUSE, Origin, Outcome, Send};
 use crate::arp;
 use crate::dhcp::packet::{self, Heard};
+use crate::dhcp::settings::Mode;
 use crate::limit::LogLimit;
 use crate::metrics::Metrics;
 
@@ -216,7 +217,8 @@ impl Engine {
     fn again(&mut self, held: &Held, round: Round, now: i64) -> Option<Send> {
         let settings = self.context.dhcp.get();
         match packet::parse(&held.bytes) {
-            Ok(Heard::Request(request)) => {
+            // The settings may have changed meanwhile.
+            Ok(Heard::Request(request)) if settings.mode == Mode::Server => {
                 self.serve((&request, &held.bytes), held.from, &settings, round, now)
             }
             _ => None,

@@ -162,6 +162,14 @@ fn without_a_socket_or_time_nobody_waits() {
 }
 
 #[test]
+fn who_waits_gets_nothing_when_the_server_is_switched_off_meanwhile() {
+    let mut engine = engine();
+    assert_eq!(engine.discovers(1), None);
+    engine.context.dhcp.set(Settings { mode: Mode::Off, ..Settings::default() });
+    assert_eq!(engine.all_end(), []);
+}
+
+#[test]
 fn a_storm_is_probed_at_once_and_what_is_too_much_is_not() {
     let mut engine = engine_with(Settings::default(), |networks| {
         networks[0].subnet = "10.99.0.0/16".parse().unwrap();
