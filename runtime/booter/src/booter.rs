@@ -88,6 +88,7 @@ struct Operator {
     reload: Arc<Reload>,
     /// What machines boot without a headnode.
     plan: Option<Live<Plan>>,
+    others: Arc<dhcp::Others>,
     started: i64,
 }
 
@@ -110,6 +111,7 @@ impl api::Operator for Operator {
         BooterStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
+            more: self.others.lines(),
             ..BooterStatus::default()
         }
     }
@@ -218,6 +220,7 @@ impl Booter {
             gate: Arc::clone(&admission) as Arc<dyn Gate>,
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
         });
+        let others = engine.others();
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
         let files = tftp::Files::new(settings.firmware()).or(settings.more_firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
@@ -262,7 +265,7 @@ impl Booter {
         if let Some(socket) = sockets.operator {
             let (reload, started) = (Arc::clone(&reload), clock::unix_now());
             let plan = settings.alone.as_ref().map(|alone| alone.plan.clone());
-            let operator = Arc::new(Operator { app, reload, plan, started });
+            let operator = Arc::new(Operator { app, reload, others, plan, started });
             let api = Api { tracker, admission, operator };
             tasks.spawn(socket.serve(api, stop.clone()));
         }

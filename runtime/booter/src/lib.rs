@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod alone;
 pub mod api;
+pub mod arp;
 mod booter;
 pub mod caps;
 mod clock;
@@ -25,6 +26,7 @@ pub mod net;
 pub mod networks;
 pub mod notify;
 pub mod observe;
+pub mod overhear;
 pub mod params;
 pub mod progress;
 mod reload;

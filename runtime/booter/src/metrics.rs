@@ -42,6 +42,10 @@ pub struct Metrics {
     pub range_exhausted: Counter,
     /// Messages of DHCP servers other than this one.
     pub foreign_servers: Counter,
+    /// Addresses that the network was asked about before they were offered: `sent`; `conflict`, in
+    /// use by somebody; `skipped`, offered unasked because too many machines
+    /// waited; `failed`, not sent because the NIC was down.
+    pub address_probes: Family<Kind, Counter>,
     /// Machines seen with the UUID of another machine.
     pub duplicate_uuids: Counter,
     /// TFTP transfers ended, by outcome.
@@ -104,6 +108,7 @@ impl Metrics {
             leases: Gauge::default(),
             range_exhausted: Counter::default(),
             foreign_servers: Counter::default(),
+            address_probes: Family::default(),
             duplicate_uuids: Counter::default(),
             tftp_transfers: Family::default(),
             tftp_bytes: Counter::default(),
@@ -140,6 +145,8 @@ impl Metrics {
             "messages of other DHCP servers",
             m.foreign_servers.clone(),
         );
+        let help = "questions whether an address is in use";
+        all.register("address_probes", help, m.address_probes.clone());
         all.register(
             "duplicate_uuids",
             "machines with another machine's UUID",

@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use headnode_model::net::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::overhear::Overhear;
 use crate::settings::Settings;
-use crate::{Error, dhcp, ipv6};
+use crate::{Error, arp, dhcp, ipv6};
 
 /// The interface that holds `ip`, else one whose Ethernet address is `mac`.
 ///
@@ -43,16 +44,36 @@ pub fn interface(ip: Ipv4Addr, mac: MacAddr) -> Result<String, Error> {
 /// Names the port, the address and who may hold it.
 pub fn dhcp(settings: &Settings) -> Result<dhcp::Sockets, Error> {
     let server = udp(settings.dhcp_listen, settings.ports.dhcp_server, settings, "DHCP")?;
-    let client = match udp(settings.dhcp_listen, settings.ports.dhcp_client, settings, "DHCP") {
-        Ok(socket) => Some(socket),
-        Err(error) => {
+    let ears = ears(settings)
+        .map_err(|error| {
             tracing::warn!(
                 "other DHCP servers are noticed by their clients' requests only: {error}"
             );
-            None
-        }
+        })
+        .ok();
+    let asks = settings.more.dhcp.mode == dhcp::Mode::Server;
+    let arp = settings.interface.as_deref().filter(|_| asks).and_then(|interface| {
+        let warn = |error| {
+            tracing::warn!(
+                interface,
+                "the network is not asked whether an address is in use before it is offered: {error}; \
+                 it takes the capability CAP_NET_RAW and an Ethernet NIC"
+            );
+        };
+        arp::Socket::open(interface).map_err(warn).ok()
+    });
+    Ok(dhcp::Sockets { server, ears, proxy: None, arp })
+}
+
+/// The clients' port, else what reaches it on the interface.
+fn ears(settings: &Settings) -> Result<dhcp::Ears, Error> {
+    let port = udp(settings.dhcp_listen, settings.ports.dhcp_client, settings, "DHCP");
+    let held = match (port, &settings.interface) {
+        (Ok(socket), _) => return Ok(dhcp::Ears::Port(socket)),
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(interface)) => Overhear::open(interface).map_err(|_| error),
     };
-    Ok(dhcp::Sockets { server, client, proxy: None })
+    held.map(dhcp::Ears::Wire)
 }
 
 /// The socket on which machines ask a proxy; only mode `proxy` needs it.

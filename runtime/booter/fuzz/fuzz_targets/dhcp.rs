@@ -6,9 +6,12 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use headnode_model::net::MacAddr;
 use sdc_booter::admission::Everybody;
+use sdc_booter::arp;
 use sdc_booter::dhcp::{self, Context, Engine, Mode, Origin};
 use sdc_booter::leases::{Leases, parse_log};
 use sdc_booter::live::Live;
@@ -49,6 +52,9 @@ fuzz_target!(|data: &[u8]| {
         gate: Arc::new(Everybody),
         observer: Arc::new(Nobody),
     });
+    if choice & 32 != 0 {
+        engine.probe_addresses();
+    }
     let peer = SocketAddrV4::new(Ipv4Addr::new(10, 99, 99, 5), 68);
     let from = Origin { peer, proxy: choice & 16 != 0 };
     for now in 0.. {
@@ -56,6 +62,17 @@ fuzz_target!(|data: &[u8]| {
         if let Some(reply) = engine.hear(&rest[..cut.unwrap_or(rest.len())], from, now * 30) {
             assert!(reply.bytes.len() >= 300);
         }
+        // Every other address that is asked about is in use.
+        for ip in engine.take_probes() {
+            let (sender, target) = (MacAddr([6, 0, 0, 0, 0, 1]), Ipv4Addr::UNSPECIFIED);
+            if now % 2 == 0 {
+                engine.arp(&arp::Message { reply: true, sender, ip, target }, now * 30);
+            }
+        }
+        for reply in engine.end_probes(Instant::now() + Duration::from_secs(9), now * 30) {
+            assert!(reply.bytes.len() >= 300);
+        }
+        assert_eq!(engine.next_end(), None);
         match cut {
             Some(cut) => rest = &rest[cut + 2..],
             None => break,

@@ -33,7 +33,18 @@ const NO_LOONG: Program<'_> = Program::Nothing("there is no iPXE for LoongArch h
 const NO_OTHER: Program<'_> = Program::Nothing("there is no boot program for it");
 const OLD: Program<'_> = Program::Nothing("nobody makes such machines any more");
 
-/// Number, name, how it boots, program.
+/// Number, name, how it boots, program: the 42 rows of IANA's registry "Processor Architecture Types"
+/// (`dhcpv6-parameters`, RFC 5970 §3.3). The registry's own page could not be had; the rows were
+/// compared with others' copies of it, which agree:
+///
+/// | rows  | source |
+/// |-------|--------|
+/// | 0–9   | RFC 4578 §2.1; 7 and 9 as its erratum 4624 and the registry have them, and iPXE (`ipxe/dhcp.h`) |
+/// | 10–24 | the Go package `insomniacslk/dhcp`, `iana/archtype.go`; 10, 11, 15–19 EDK II too, `IndustryStandard/Dhcp.h` |
+/// | 25–30 | the same two |
+/// | 31–36 | `iana/archtype.go` |
+/// | 37–40 | EDK II, `IndustryStandard/Dhcp.h` (0x25 to 0x28); OpenWrt's LuCI, list of client architectures |
+/// | 41    | LuCI ("ARM rpiboot"); Raspberry Pi's documentation (0x29) |
 const TABLE: [(u16, &str, By, Program<'_>); 42] = [
     (0, "x86 BIOS", By::Tftp, Program::File(BIOS)),
     (1, "NEC PC-98", By::Tftp, OLD),

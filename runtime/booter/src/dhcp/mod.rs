@@ -2,56 +2,66 @@
 
 mod arch;
 mod engine;
+mod others;
 mod packet;
 mod reply;
+mod serve;
 mod settings;
 #[cfg(test)]
 pub(crate) mod testing;
 mod writer;
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub use arch::{BIOS as BIOS_PROGRAM, EFI as EFI_PROGRAM};
 pub use engine::{Context, Engine, Origin, Send};
+pub use others::{Other, Others};
 pub use packet::{Client, Heard, Malformed, Request, parse};
 pub use settings::{Mode, RelayReply, Scheme, Settings};
 
-use crate::clock;
+use crate::arp;
 use crate::leases::{LeaseFile, Leases};
-use writer::{Batch, Writer};
+use crate::overhear::Overhear;
+use serve::Loop;
+use writer::Writer;
 
 /// UDP port of proxies (PXE specification 2.1 §2.2).
 pub const PROXY_PORT: u16 = 4011;
-/// Most messages that are read between two looks at the other sockets.
-const BATCH: usize = 256;
 /// Most batches that wait for the disk; when there are more, messages wait in the socket.
 const WAITING: usize = 16;
-/// Longer messages are cut off; the largest that a client may send unasked has 576 bytes
-/// (RFC 2131 §2), an Ethernet frame holds 1472.
-const LONGEST: usize = 1500;
 
 /// The sockets of the server.
 #[derive(Debug)]
 pub struct Sockets {
     /// Where clients and relays send to; all replies leave from here.
     pub server: UdpSocket,
-    /// Where replies to clients arrive: hears other servers. Not vital.
-    pub client: Option<UdpSocket>,
+    /// Hears other servers. Not vital.
+    pub ears: Option<Ears>,
     /// Where clients ask a proxy (port 4011); needed in mode `proxy` only.
     pub proxy: Option<UdpSocket>,
+    /// Asks whether addresses are in use before they are offered. Not vital.
+    pub arp: Option<arp::Socket>,
+}
+
+/// Where other servers' replies to clients are heard.
+#[derive(Debug)]
+pub enum Ears {
+    /// On the clients' port.
+    Port(UdpSocket),
+    /// On the wire, beside another program that holds that port.
+    Wire(Overhear),
 }
 
 /// The DHCP server.
 pub struct Server {
-    server: Arc<UdpSocket>,
-    client: Option<UdpSocket>,
-    proxy: Option<UdpSocket>,
+    sockets: Sockets,
     engine: Engine,
     leases: Arc<Mutex<Leases>>,
     file: LeaseFile,
@@ -59,92 +69,62 @@ pub struct Server {
 
 impl Server {
     /// A server that keeps the engine's leases in `file`.
-    pub fn new(sockets: Sockets, engine: Engine, file: LeaseFile) -> Self {
+    pub fn new(sockets: Sockets, mut engine: Engine, file: LeaseFile) -> Self {
         let leases = Arc::clone(&engine.context().leases);
-        let Sockets { server, client, proxy } = sockets;
-        Self { server: Arc::new(server), client, proxy, engine, leases, file }
+        if sockets.arp.is_some() {
+            engine.probe_addresses();
+        }
+        Self { sockets, engine, leases, file }
     }
 
-    /// Serves until `stop`.
+    /// Serves until `stop`, which it cancels itself when it cannot go on.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { server, client, proxy, mut engine, leases, file } = self;
-        let (batches, waiting) = mpsc::channel(WAITING);
+        let (ended, mut end) = oneshot::channel();
+        let stopper = match self.start(ended) {
+            Ok(stopper) => stopper,
+            Err(error) => {
+                tracing::error!("starting the DHCP server: {error}");
+                return stop.cancel();
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {
+                drop(stopper);
+                // It tells by going away.
+                let _ = end.await;
+            }
+            _ = &mut end => {
+                tracing::error!("the DHCP server has ended by itself");
+                stop.cancel();
+            }
+        }
+    }
+
+    /// Starts the threads; they end when what is returned is dropped, and drop `ended` then.
+    fn start(self, ended: oneshot::Sender<()>) -> io::Result<UnixStream> {
+        let Self { sockets: Sockets { server, ears, proxy, arp }, engine, leases, file } = self;
+        let (stopper, stop) = UnixStream::pair()?;
+        let (batches, waiting) = mpsc::sync_channel(WAITING);
+        let server = Arc::new(server.into_std()?);
+        let (mut client, mut wire) = (None, None);
+        match ears {
+            Some(Ears::Port(socket)) => client = Some(socket.into_std()?),
+            Some(Ears::Wire(hears)) => wire = Some(hears),
+            None => {}
+        }
+        let proxy = proxy.map(UdpSocket::into_std).transpose()?;
         let writer = Writer::new(Arc::clone(&server), Arc::clone(&leases), file);
-        let writer = tokio::spawn(writer.run(waiting));
-        let (mut buffer, mut other, mut asked) = ([0; LONGEST], [0; LONGEST], [0; LONGEST]);
-        loop {
-            let mut replies = Vec::new();
-            tokio::select! {
-                () = stop.cancelled() => break,
-                ready = server.readable() => {
-                    if let Err(error) = ready {
-                        tracing::debug!("receiving DHCP: {error}");
-                    }
-                    for _ in 0..BATCH {
-                        match server.try_recv_from(&mut buffer) {
-                            Ok(got) => hear(&mut engine, got, &buffer, false, &mut replies),
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                            // An earlier reply could not be delivered; the kernel tells it here.
-                            Err(error) => tracing::debug!("receiving DHCP: {error}"),
-                        }
-                    }
-                }
-                got = receive(client.as_ref(), &mut other) => {
-                    if let Ok(got) = got {
-                        hear(&mut engine, got, &other, false, &mut replies);
-                    }
-                }
-                got = receive(proxy.as_ref(), &mut asked) => {
-                    if let Ok(got) = got {
-                        let mut answers = Vec::new();
-                        hear(&mut engine, got, &asked, true, &mut answers);
-                        for answer in answers {
-                            // From the port that was asked: some firmware checks it.
-                            send(proxy.as_ref().unwrap_or(&server), &answer).await;
-                        }
-                    }
-                }
+        let serving = Loop { server, client, wire, proxy, arp, engine, leases, batches, stop };
+        let writer = thread::Builder::new()
+            .name("dhcp-leases".to_owned())
+            .spawn(move || writer.run(&waiting))?;
+        thread::Builder::new().name("dhcp".to_owned()).spawn(move || {
+            serving.run();
+            if writer.join().is_err() {
+                tracing::error!("the writer of the lease file has failed");
             }
-            let text = leases.lock().unwrap_or_else(PoisonError::into_inner).take_journal();
-            let (promises, rest): (Vec<Send>, Vec<Send>) =
-                replies.into_iter().partition(|reply| reply.promise);
-            for reply in rest {
-                send(&server, &reply).await;
-            }
-            if !text.is_empty() || !promises.is_empty() {
-                // Fails only when the writer is gone, and that is told below.
-                let _ = batches.send(Batch { text, promises }).await;
-            }
-        }
-        drop(batches);
-        if let Err(error) = writer.await {
-            tracing::error!("the writer of the lease file has failed: {error}");
-        }
-    }
-}
-
-fn hear(
-    engine: &mut Engine,
-    (length, peer): (usize, SocketAddr),
-    buffer: &[u8],
-    proxy: bool,
-    replies: &mut Vec<Send>,
-) {
-    let SocketAddr::V4(peer) = peer else { return };
-    let bytes = buffer.get(..length).unwrap_or_default();
-    replies.extend(engine.hear(bytes, Origin { peer, proxy }, clock::unix_now()));
-}
-
-async fn send(socket: &UdpSocket, reply: &Send) {
-    let to: SocketAddrV4 = reply.to;
-    if let Err(error) = socket.send_to(&reply.bytes, to).await {
-        tracing::error!(%to, "sending a DHCP reply: {error}; is the admin NIC up?");
-    }
-}
-
-async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-    match socket {
-        Some(socket) => socket.recv_from(buffer).await,
-        None => std::future::pending().await,
+            drop(ended);
+        })?;
+        Ok(stopper)
     }
 }

@@ -24,6 +24,10 @@ pub struct Settings {
     pub relay_reply: RelayReply,
     /// The scheme of URLs for UEFI HTTP boot.
     pub http_scheme: Scheme,
+    /// How long the network is asked (ARP) whether somebody uses an address already, before it is
+    /// offered to a machine that has never had it: milliseconds, 0 (never) to 1000. Firmware sends
+    /// its question again after 1 to 4 s. Networks behind relays cannot be asked.
+    pub probe_ms: u16,
     /// Boot programs by architecture (IANA's number) instead of the built-in ones, as names
     /// in the folder of boot programs.
     pub programs: BTreeMap<String, String>,
@@ -38,6 +42,7 @@ impl Default for Settings {
             allow_others: false,
             relay_reply: RelayReply::Giaddr,
             http_scheme: Scheme::Http,
+            probe_ms: 300,
             programs: BTreeMap::new(),
         }
     }
@@ -75,10 +80,17 @@ pub enum Scheme {
     Https,
 }
 
+/// Longer than this, and firmware has sent its question again.
+const LONGEST_PROBE: u16 = 1000;
+
 impl Settings {
     /// What is wrong with them.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
+        if self.probe_ms > LONGEST_PROBE {
+            let message = format!("{} is not within 0 to {LONGEST_PROBE}", self.probe_ms);
+            problems.push(Problem { key: "dhcp.probe_ms".to_owned(), message });
+        }
         for (number, file) in &self.programs {
             let key = format!("dhcp.programs.{number}");
             if number.parse::<u16>().is_err() {
@@ -106,11 +118,12 @@ mod tests {
         let programs =
             [("11", "arm64/a.efi"), ("x", "a"), ("12", "../a"), ("13", "/a"), ("14", "a b")];
         let bad = Settings {
+            probe_ms: 1001,
             programs: programs.map(|(n, f)| (n.to_owned(), f.to_owned())).into(),
             ..Settings::default()
         };
         let keys: Vec<String> = bad.problems().into_iter().map(|problem| problem.key).collect();
-        let programs = ["12", "13", "14", "x"].map(|n| format!("dhcp.programs.{n}"));
-        assert_eq!(keys, programs);
+        let wrong = ["probe_ms", "programs.12", "programs.13", "programs.14", "programs.x"];
+        assert_eq!(keys, wrong.map(|key| format!("dhcp.{key}")));
     }
 }

@@ -5,13 +5,13 @@
 //! each node.
 
 use std::io;
+use std::net::UdpSocket;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use super::Send;
+use super::serve::send;
 use crate::leases::{Lease, LeaseFile, Leases};
 
 /// Most answers that wait for one write.
@@ -28,7 +28,7 @@ pub(super) struct Batch {
 pub(super) struct Writer {
     socket: Arc<UdpSocket>,
     leases: Arc<Mutex<Leases>>,
-    file: Option<LeaseFile>,
+    file: LeaseFile,
     compaction: Option<JoinHandle<io::Result<u64>>>,
     /// Whether the last write has failed, so that one full disk is told once.
     failing: bool,
@@ -36,12 +36,12 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn new(socket: Arc<UdpSocket>, leases: Arc<Mutex<Leases>>, file: LeaseFile) -> Self {
-        Self { socket, leases, file: Some(file), compaction: None, failing: false }
+        Self { socket, leases, file, compaction: None, failing: false }
     }
 
     /// Writes until the channel's other end is closed, then writes the whole table.
-    pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        while let Some(Batch { mut text, mut promises }) = batches.recv().await {
+    pub fn run(mut self, batches: &Receiver<Batch>) {
+        while let Ok(Batch { mut text, mut promises }) = batches.recv() {
             while promises.len() < MOST
                 && let Ok(next) = batches.try_recv()
             {
@@ -49,72 +49,53 @@ impl Writer {
                 promises.extend(next.promises);
             }
             if !text.is_empty() {
-                let result = self.with_file(move |file| file.append(&text)).await;
+                let result = self.file.append(&text);
                 self.tell(result);
             }
             // Without the file the nodes still boot, and most get the same address again by the
             // hash.
-            for promise in &promises {
-                super::send(&self.socket, promise).await;
-            }
-            self.compact().await;
+            promises.iter().for_each(|promise| send(&self.socket, promise));
+            self.compact();
         }
-        self.finish_compaction().await;
-        let leases = self.table();
-        let result = self.with_file(move |file| file.save(leases.iter())).await;
+        self.finish_compaction();
+        let result = self.file.save(self.table().iter());
         self.tell(result);
     }
 
-    async fn compact(&mut self) {
+    fn compact(&mut self) {
         if self.compaction.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
-        self.finish_compaction().await;
-        if !self.file.as_ref().is_some_and(LeaseFile::is_full) {
+        self.finish_compaction();
+        if !self.file.is_full() {
             return;
         }
-        match self.with_file(LeaseFile::rotate).await {
+        match self.file.rotate() {
             Ok(compaction) => {
                 // Copied after the log was set aside: whatever is in that is in the copy.
                 let leases = self.table();
-                self.compaction =
-                    Some(tokio::task::spawn_blocking(move || compaction.write(&leases)));
+                let work = move || compaction.write(&leases);
+                match thread::Builder::new().name("dhcp-table".to_owned()).spawn(work) {
+                    Ok(running) => self.compaction = Some(running),
+                    Err(error) => self.tell(Err(error)),
+                }
             }
             Err(error) => self.tell(Err(error)),
         }
     }
 
-    async fn finish_compaction(&mut self) {
-        if let Some(running) = self.compaction.take() {
-            let result = running.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-            match (result, &mut self.file) {
-                (Ok(size), Some(file)) => file.compacted(size),
-                (Ok(_), None) => {}
-                (Err(error), _) => self.tell(Err(error)),
-            }
+    fn finish_compaction(&mut self) {
+        let Some(running) = self.compaction.take() else { return };
+        match running.join() {
+            Ok(Ok(size)) => self.file.compacted(size),
+            Ok(Err(error)) => self.tell(Err(error)),
+            Err(_) => self.tell(Err(io::Error::other("writing the table has failed"))),
         }
     }
 
     fn table(&self) -> Vec<Lease> {
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.iter().cloned().collect()
-    }
-
-    async fn with_file<T: std::marker::Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut LeaseFile) -> io::Result<T> + std::marker::Send + 'static,
-    ) -> io::Result<T> {
-        let Some(mut file) = self.file.take() else {
-            return Err(io::Error::other("an earlier write did not end"));
-        };
-        let task = tokio::task::spawn_blocking(move || (work(&mut file), file));
-        match task.await {
-            Ok((result, file)) => {
-                self.file = Some(file);
-                result
-            }
-            Err(error) => Err(io::Error::other(error)),
-        }
     }
 
     fn tell(&mut self, result: io::Result<()>) {
@@ -126,8 +107,7 @@ impl Writer {
             Ok(()) => {}
             Err(error) if !self.failing => {
                 self.failing = true;
-                let file = self.file.as_ref().map(|file| file.path().display().to_string());
-                let file = file.unwrap_or_default();
+                let file = self.file.path().display();
                 tracing::error!(
                     "writing the leases to {file}: {error}; they are kept in memory only"
                 );

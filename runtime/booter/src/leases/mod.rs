@@ -155,7 +155,8 @@ impl Leases {
     }
 
     /// The address for a machine: the one reserved for it, else the one it has, else the one it
-    /// would like, else a free one. Says too whether the machine did not have it before.
+    /// would like, else a free one. Says too whether the address is new to the machine: neither
+    /// leased to it nor reserved for it.
     ///
     /// # Errors
     /// When the range is used up, or somebody else uses the reserved address.
@@ -212,6 +213,15 @@ impl Leases {
             lines::gone(&mut self.journal, lease.mac, lease.ip);
         }
         found.is_some()
+    }
+
+    /// Somebody unknown was found using an address that was about to be offered: nobody gets it for
+    /// an hour. Not believed of an address that a machine has a valid lease of.
+    pub fn in_use(&mut self, ip: Ipv4Addr, now: i64) {
+        let ended = self.pools.iter_mut().find_map(|pool| pool.in_use(ip, now));
+        if let Some(lease) = ended {
+            lines::gone(&mut self.journal, lease.mac, lease.ip);
+        }
     }
 
     /// A machine's lease; the one that it used last when it has been on several networks.

@@ -108,8 +108,7 @@ impl Pool {
             if self.conflicts.contains_key(&found.ip) {
                 return Err(Refusal::Conflict(found.ip));
             }
-            let known = self.by_mac.contains_key(&mac);
-            return Ok((found.ip, !known));
+            return Ok((found.ip, false));
         }
         if let Some(lease) = self.by_mac.get(&mac) {
             return Ok((lease.ip, false));
@@ -206,6 +205,23 @@ impl Pool {
             return None;
         }
         self.drop_offer(mac);
+        Some(self.burn(ip, now))
+    }
+
+    /// The same for whomever the address was about to be offered to. Gives the expired lease that
+    /// was on it.
+    pub fn in_use(&mut self, ip: Ipv4Addr, now: i64) -> Option<Lease> {
+        let owner = self.owners.get(&ip).and_then(|owner| self.by_mac.get(owner));
+        if owner.is_some_and(|lease| lease.until > now) || self.index(ip).is_none() {
+            return None;
+        }
+        if let Some(mac) = self.offered.get(&ip).copied() {
+            self.drop_offer(mac);
+        }
+        self.burn(ip, now)
+    }
+
+    fn burn(&mut self, ip: Ipv4Addr, now: i64) -> Option<Lease> {
         // Of an offered address it is an expired lease of somebody else.
         let owner = self.owners.get(&ip).copied();
         let lease = owner.and_then(|owner| self.remove(owner));
@@ -222,7 +238,7 @@ impl Pool {
         }
         self.conflict_ends.insert((until, ip));
         self.refresh(ip);
-        Some(lease)
+        lease
     }
 
     /// Addresses that machines have, and addresses of the ranges that nobody has or was offered.

@@ -145,7 +145,7 @@ fn a_flood_of_random_machines_keeps_nobody_who_is_known_from_booting() {
     }
     assert!(leases.pools[0].remembered().0 <= 23);
     assert_eq!(leases.offer(0, mac(1), None, 1), Ok((known, false)));
-    assert_eq!(leases.offer(0, mac(2), None, 1), Ok((ip(200), true)));
+    assert_eq!(leases.offer(0, mac(2), None, 1), Ok((ip(200), false)));
     assert!(leases.commit(0, lease(2, ip(200), 1), Claim::Offered).is_ok());
     // A new machine gets an offer too, and may take it although the flood has pushed it out.
     let (new, _) = leases.offer(0, mac(3), None, 2).unwrap();
@@ -165,6 +165,25 @@ fn one_host_cannot_burn_a_range_by_declining() {
     }
     assert!(leases.pools[0].remembered().1 <= 8);
     assert!(leases.offer(0, mac(1), None, 0).is_ok());
+}
+
+#[test]
+fn an_address_in_use_rests_unless_a_machine_has_a_lease_of_it() {
+    let mut leases = table(38, 39);
+    let got = leases.offer(0, mac(1), None, 0).unwrap().0;
+    leases.in_use(got, 0);
+    leases.in_use(ip(200), 0);
+    let other = leases.offer(0, mac(1), Some(got), 0).unwrap().0;
+    assert_ne!(got, other);
+    leases.commit(0, lease(1, other, 0), Claim::Offered).unwrap();
+    leases.take_journal();
+    leases.in_use(other, 99);
+    assert_eq!(leases.get(mac(1)).map(|lease| lease.ip), Some(other), "its lease is valid");
+    leases.in_use(other, 100);
+    let gone = parse_log(&leases.take_journal()).0;
+    assert_eq!(gone, [Entry::Gone(mac(1), other)]);
+    assert!(matches!(leases.offer(0, mac(2), None, 100), Err(Refusal::Exhausted(_))));
+    assert_eq!(leases.offer(0, mac(2), None, 3600).map(|(ip, _)| ip), Ok(got));
 }
 
 #[test]

@@ -116,7 +116,7 @@ pub async fn start_with(dir: TempDir, source: Arc<Source>, more: File) -> World 
     };
     // The test itself holds the client port: replies to it must not reach the booter.
     let sockets = Sockets::open(&settings).unwrap();
-    assert!(sockets.dhcp.client.is_none());
+    assert!(sockets.dhcp.ears.is_none());
     let booter = Booter::start(settings, sockets, source).unwrap();
     World { dir, booter, client }
 }

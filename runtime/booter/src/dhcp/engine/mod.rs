@@ -1,6 +1,7 @@
 //! What the DHCP server answers: a function of the message, the lease table and the time.
 
 mod notes;
+mod probes;
 mod program;
 mod returned;
 
@@ -13,7 +14,7 @@ use dhcproto::v4::MessageType;
 use headnode_model::net::MacAddr;
 use uuid::Uuid;
 
-use super::arch;
+use super::others::Others;
 use super::packet::{self, Client, Heard, Request};
 use super::reply::{self, Grant};
 use super::settings::{Mode, RelayReply, Settings};
@@ -23,7 +24,8 @@ use crate::limit::LogLimit;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::networks::{Network, Place, rack_tag};
-use crate::observe::{Event, Observer};
+use crate::observe::Observer;
+use probes::{Probes, Round};
 
 /// The same trouble is logged once in this many seconds.
 const LOG_PAUSE: i64 = 600;
@@ -79,6 +81,8 @@ pub struct Context {
 pub struct Engine {
     context: Context,
     foreign: LogLimit<Ipv4Addr>,
+    others: Arc<Others>,
+    probes: Probes,
     twins: LogLimit<(MacAddr, Uuid)>,
     troubles: LogLimit<(MacAddr, &'static str)>,
     declines: LogLimit<MacAddr>,
@@ -94,6 +98,8 @@ struct Outcome {
     ip: Option<Ipv4Addr>,
     file: Option<String>,
     problem: Option<Cow<'static, str>>,
+    /// There is no answer yet.
+    held: bool,
 }
 
 impl Outcome {
@@ -105,6 +111,8 @@ impl Outcome {
 /// A request and what is known about it.
 struct Asked<'a> {
     request: &'a Request,
+    bytes: &'a [u8],
+    round: Round,
     client: Client,
     from: Origin,
     settings: &'a Settings,
@@ -120,6 +128,8 @@ impl Engine {
         Self {
             context,
             foreign: LogLimit::new(LOG_PAUSE),
+            others: Arc::default(),
+            probes: Probes::new(),
             twins: LogLimit::new(LOG_PAUSE),
             troubles: LogLimit::new(LOG_PAUSE),
             declines: LogLimit::new(DECLINE_PAUSE),
@@ -132,7 +142,12 @@ impl Engine {
         &self.context
     }
 
-    /// The answer to a message, when it deserves one. `now` is in Unix seconds.
+    /// The other DHCP servers that were heard.
+    pub fn others(&self) -> Arc<Others> {
+        Arc::clone(&self.others)
+    }
+
+    /// The answer to a message, when it deserves one at once. `now` is in Unix seconds.
     pub fn hear(&mut self, bytes: &[u8], from: Origin, now: i64) -> Option<Send> {
         let settings = self.context.dhcp.get();
         if settings.mode == Mode::Off {
@@ -151,18 +166,21 @@ impl Engine {
                 }
                 None
             }
-            Ok(Heard::Request(request)) => self.serve(&request, from, &settings, now),
+            Ok(Heard::Request(request)) => {
+                Metrics::count(&self.context.metrics.dhcp_requests, word(request.kind));
+                self.serve((&request, bytes), from, &settings, Round::First, now)
+            }
         }
     }
 
     fn serve(
         &mut self,
-        request: &Request,
+        (request, bytes): (&Request, &[u8]),
         from: Origin,
         settings: &Settings,
+        round: Round,
         now: i64,
     ) -> Option<Send> {
-        Metrics::count(&self.context.metrics.dhcp_requests, word(request.kind));
         let circuit = request.circuit();
         let place =
             Place { circuit, link: request.link(), giaddr: request.giaddr, ciaddr: request.ciaddr };
@@ -175,21 +193,15 @@ impl Engine {
             (at, rack)
         };
         let client = request.client();
-        let asked = Asked { request, client, from, settings, at, rack, now };
-        let outcome = self.answer(&asked);
-        let (arch, _) = arch::program(&request.archs, client == Client::Http, &settings.programs);
-        self.context.observer.event(&Event::Dhcp {
-            mac: request.mac,
-            uuid: request.uuid(),
-            asked: word(request.kind),
-            answer: outcome.answer,
-            ip: outcome.ip.map(Into::into),
-            client: client.word(),
-            arch,
-            file: outcome.file.as_deref(),
-            rack: asked.rack.as_deref(),
-            problem: outcome.problem.as_deref(),
-        });
+        let asked = Asked { request, bytes, round, client, from, settings, at, rack, now };
+        let outcome = match self.claimed(&asked) {
+            Some(outcome) => outcome,
+            None => self.answer(&asked),
+        };
+        if outcome.held {
+            return None;
+        }
+        self.tell(&asked, &outcome);
         match (outcome.answer, &outcome.problem) {
             (None, _) => Metrics::count(&self.context.metrics.dhcp_requests, "ignored"),
             (Some("nak"), _) => {}
@@ -280,6 +292,9 @@ impl Engine {
         let Asked { request, now, .. } = *asked;
         let offer = self.leases().offer(at, request.mac, request.requested, now);
         match offer {
+            Ok((ip, true)) if self.hold(asked, at, ip) => {
+                Outcome { held: true, ..Outcome::default() }
+            }
             Ok((ip, _)) => self.grant(asked, at, network, MessageType::Offer, ip, file),
             Err(refusal) => {
                 self.context.metrics.range_exhausted.inc();
@@ -385,7 +400,7 @@ impl Engine {
             file: file.as_deref(),
         };
         let send = self.send(asked, kind, reply::grant(asked.request, grant));
-        Outcome { send, answer: Some(word(kind)), ip: Some(ip), file, problem: None }
+        Outcome { send, answer: Some(word(kind)), ip: Some(ip), file, ..Outcome::default() }
     }
 
     fn send(

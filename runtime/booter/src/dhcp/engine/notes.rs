@@ -1,13 +1,34 @@
-//! What is worth a line in the log, and how often.
+//! What is told to the observer, and what is worth a line in the log, and how often.
 
 use std::net::Ipv4Addr;
 
 use dhcproto::v4::MessageType;
 use headnode_model::net::MacAddr;
 
-use super::{Asked, Engine, LINES_A_SECOND, TWIN_SECONDS, word};
+use super::{Asked, Engine, LINES_A_SECOND, Outcome, TWIN_SECONDS, word};
+use crate::dhcp::arch;
+use crate::dhcp::packet::Client;
+use crate::observe::Event;
 
 impl Engine {
+    /// Tells the observer what became of a request.
+    pub(super) fn tell(&self, asked: &Asked<'_>, outcome: &Outcome) {
+        let Asked { request, client, settings, .. } = *asked;
+        let (arch, _) = arch::program(&request.archs, client == Client::Http, &settings.programs);
+        self.context.observer.event(&Event::Dhcp {
+            mac: request.mac,
+            uuid: request.uuid(),
+            asked: word(request.kind),
+            answer: outcome.answer,
+            ip: outcome.ip.map(Into::into),
+            client: client.word(),
+            arch,
+            file: outcome.file.as_deref(),
+            rack: asked.rack.as_deref(),
+            problem: outcome.problem.as_deref(),
+        });
+    }
+
     pub(super) fn note_foreign(
         &mut self,
         server: Ipv4Addr,
@@ -16,6 +37,7 @@ impl Engine {
         now: i64,
     ) {
         self.context.metrics.foreign_servers.inc();
+        self.others.note(server, mac, word(kind), now);
         if self.foreign.pass(server, now) {
             tracing::warn!(
                 %server, client = %mac, message = word(kind),

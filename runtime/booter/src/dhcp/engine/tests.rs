@@ -11,7 +11,7 @@ fn engine() -> Engine {
     engine_with(Settings::default(), |_| {})
 }
 
-fn engine_with(dhcp: Settings, change: impl FnOnce(&mut Vec<Network>)) -> Engine {
+pub(super) fn engine_with(dhcp: Settings, change: impl FnOnce(&mut Vec<Network>)) -> Engine {
     let booter = crate::settings::Settings::for_tests();
     let mut networks = vec![Network::own(&booter)];
     change(&mut networks);
@@ -25,7 +25,7 @@ fn engine_with(dhcp: Settings, change: impl FnOnce(&mut Vec<Network>)) -> Engine
     })
 }
 
-fn from(peer: &str) -> Origin {
+pub(super) fn from(peer: &str) -> Origin {
     Origin { peer: peer.parse().unwrap(), proxy: false }
 }
 
@@ -39,12 +39,12 @@ impl Engine {
     }
 }
 
-fn decode(send: &Send) -> Message {
+pub(super) fn decode(send: &Send) -> Message {
     assert!(send.bytes.len() >= 300);
     Message::decode(&mut Decoder::new(&send.bytes)).unwrap()
 }
 
-fn asking(ip: Ipv4Addr, server: Option<Ipv4Addr>) -> Message {
+pub(super) fn asking(ip: Ipv4Addr, server: Option<Ipv4Addr>) -> Message {
     let mut request = message(MessageType::Request, MAC, 0);
     request.opts_mut().insert(DhcpOption::RequestedIpAddress(ip));
     if let Some(server) = server {
