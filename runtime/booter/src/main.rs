@@ -10,6 +10,7 @@ use clap::Parser;
 use headnode_client::Cnapi;
 use headnode_model::config::{Config, Problem, Problems};
 use headnode_model::{net::MacAddr, paths};
+use sdc_booter::params::Directory;
 use sdc_booter::settings::{BESIDE_CONFIG, File, Ports, Settings};
 use sdc_booter::{Booter, Sockets, net, networks, notify};
 use std::io::IsTerminal;
@@ -177,7 +178,9 @@ async fn serve(settings: Settings, cnapi: Cnapi) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let sockets = Sockets::open(&settings)?;
-    let booter = Booter::start(settings, sockets, Arc::new(cnapi))?;
+    let napi = settings.more.params.napi().context("reading the settings of NAPI")?;
+    let source = Directory::new(cnapi, napi);
+    let booter = Booter::start(settings, sockets, Arc::new(source))?;
     let about = booter.settings();
     tracing::info!(
         interface = about.interface.as_deref().unwrap_or_default(), ip = %about.admin_ip,

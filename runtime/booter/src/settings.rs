@@ -51,6 +51,10 @@ pub struct Settings {
     pub gateway: Option<Ipv4Addr>,
     /// Name servers of nodes.
     pub resolvers: Vec<Ipv4Addr>,
+    /// Name of the datacenter, for the nodes' `networking.json`; may be empty.
+    pub datacenter_name: String,
+    /// Domain that service names end in, for the same; may be empty.
+    pub dns_domain: String,
     /// First and last address for nodes.
     pub range: (Ipv4Addr, Ipv4Addr),
     /// Lease time in seconds.
@@ -85,6 +89,8 @@ impl Settings {
             admin_net: headnode.admin_net,
             gateway: headnode.admin_gateway,
             resolvers: headnode.dns_resolvers.clone(),
+            datacenter_name: headnode.datacenter_name.clone(),
+            dns_domain: headnode.dns_domain.clone(),
             range: headnode.dhcp_range,
             lease_seconds: headnode.dhcp_lease_time,
             root: root.to_owned(),
@@ -97,7 +103,7 @@ impl Settings {
             socket: None,
             budget: timing::BOOT_PARAMS_BUDGET,
             // A node that reboots while CNAPI hangs should not lose half a minute.
-            cached_budget: Duration::from_secs(5),
+            cached_budget: Duration::from_secs(2),
         }
     }
 
