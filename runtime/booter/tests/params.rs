@@ -179,7 +179,7 @@ async fn nonsense_and_floods_from_cnapi_are_as_good_as_no_answer() {
     for say in [
         Say::Text("<html>"),
         Say::Text(""),
-        Say::Json(json!([])),
+        Say::Json(json!("x")),
         Say::Json(json!({"platform": 7})),
         Say::Json(json!({"platform": "x", "boot_modules": [{"path": 1}]})),
         Say::Huge,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use headnode_client::{Cnapi, Error, Napi, ServerQuery};
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Answer, Nics, ParamSource, SourceError, of_server};
@@ -31,10 +32,12 @@ impl Directory {
     async fn by_name(&self, mac: MacAddr) -> Result<Option<Uuid>, Error> {
         let query =
             ServerQuery { hostname: Some(mac.dashed()), limit: Some(1), ..ServerQuery::default() };
-        let servers = self.cnapi.list_servers(&query).await?;
+        let servers = self.cnapi.list_servers_json(&query).await?;
         // A CNAPI that does not know the filter answers with any server.
-        let named = servers.into_iter().find(|server| server.hostname == mac.dashed());
-        Ok(named.map(|server| server.uuid))
+        let name = mac.dashed();
+        let named = |server: &&Value| server.get("hostname").and_then(Value::as_str) == Some(&name);
+        let uuid = servers.iter().find(named).and_then(|server| server.get("uuid")?.as_str());
+        Ok(uuid.and_then(|uuid| uuid.parse().ok()))
     }
 
     /// The server that a NIC belongs to, as NAPI has it.

@@ -48,9 +48,14 @@ impl Scripts {
             args: format!("{flags}{}", loads.args),
             modules: loads.modules.clone(),
         };
+        // CNAPI may have told these flags itself.
+        let told =
+            |flag: &&str| live.args.split(' ').take_while(|w| *w != "-B").any(|w| w == *flag);
+        let debugger = ["-d", "-k"].into_iter().filter(|flag| !told(flag));
+        let debugger: String = debugger.map(|flag| format!("{flag} ")).collect();
         let entries = [
             entry("Live 64-bit", "", &live),
-            entry("Live 64-bit with the kernel debugger", "-d -k ", &live),
+            entry("Live 64-bit with the kernel debugger", &debugger, &live),
             entry("Rescue: pools left alone, digests not checked", "", &rescue),
         ];
         if let Some(long) = entries.iter().map(|entry| entry.args.len()).find(|l| *l > LONGEST) {

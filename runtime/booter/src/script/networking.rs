@@ -17,12 +17,17 @@ pub(super) fn networking(settings: &Settings, node: &Node) -> Vec<u8> {
             &told
         }
     };
-    let physical =
-        nics.nics.iter().flat_map(|nic| nic_tags(&nic.nic_tags_provided, &nic.mac, nics));
+    // An aggregation has the tags of its NICs: it stands for them.
     let together = nics.aggregations.iter().filter_map(|aggregation: &Aggregation| {
         Some(nic_tags(&aggregation.nic_tags_provided, aggregation.macs.first()?, nics))
     });
-    let nictags: Vec<Value> = physical.chain(together.flatten()).collect();
+    let single = nics.nics.iter().map(|nic| nic_tags(&nic.nic_tags_provided, &nic.mac, nics));
+    let mut nictags: Vec<Value> = Vec::new();
+    for tag in together.chain(single).flatten() {
+        if nictags.iter().all(|other| other.get("name") != tag.get("name")) {
+            nictags.push(tag);
+        }
+    }
     let vnics: Vec<&Nic> = nics.nics.iter().filter(|nic| nic.ip.is_some()).collect();
     let admin = vnics.iter().find(|nic| nic.mac == node.mac());
     let routes = admin.and_then(|nic| nic.other.get("routes")).cloned();
