@@ -18,7 +18,7 @@ use crate::leases::{LeaseFile, Leases};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
-use crate::params::{Cache, Lookup, ParamSource};
+use crate::params::{Cache, Lookup, ParamSource, Patience};
 use crate::progress::Tracker;
 use crate::reload::{Reload, Sections};
 use crate::script::Scripts;
@@ -168,7 +168,8 @@ impl Booter {
             let path = settings.state.clone();
             move |source| Error::State { what, path, source }
         };
-        let cache = Cache::open(&settings.state).map_err(state("making the folder"))?;
+        let cache = Cache::open(&settings.state, settings.more.params.machines)
+            .map_err(state("opening the cache in"))?;
         let mut file = LeaseFile::new(&settings.state);
         let mut leases = Leases::new(settings.networks(), settings.admin_ip);
         file.load(&mut leases).map_err(state("reading the leases in"))?;
@@ -225,8 +226,12 @@ impl Booter {
         let files = tftp::Files::new(settings.firmware()).or(settings.more_firmware());
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
             .map_err(state("opening the TFTP socket for"))?;
-        let lookup =
-            Lookup::new(Arc::clone(&source), cache, settings.budget, settings.cached_budget);
+        let patience = Patience {
+            budget: settings.budget,
+            cached: settings.cached_budget,
+            lookups: settings.more.params.lookups,
+        };
+        let lookup = Lookup::new(Arc::clone(&source), cache, patience);
         let app = Arc::new(http::App {
             leases: Arc::clone(&leases),
             dhcp: sections.dhcp.clone(),
@@ -239,6 +244,10 @@ impl Booter {
         });
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let pause = Duration::from_secs(settings.more.params.refresh_seconds.into());
+        if !pause.is_zero() {
+            tasks.spawn(app.lookup.clone().refresh(pause, stop.clone()));
+        }
         tasks.spawn(dhcp.run(stop.clone()));
         tasks.spawn(tftp.run(stop.clone()));
         if directory {

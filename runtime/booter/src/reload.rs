@@ -89,6 +89,12 @@ impl Reload {
         if file.http.tls != before.http.tls {
             return restart("[http.tls]");
         }
+        if file.params != current.params {
+            return restart("[params]");
+        }
+        if file.script != current.script {
+            return restart("[script]");
+        }
         if let Some(certificate) = &self.certificate {
             certificate.reload().map_err(|error| error.to_string())?;
         }

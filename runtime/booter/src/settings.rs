@@ -52,6 +52,10 @@ pub struct Settings {
     pub gateway: Option<Ipv4Addr>,
     /// Name servers of nodes.
     pub resolvers: Vec<Ipv4Addr>,
+    /// Name of the datacenter, for the nodes' `networking.json`; may be empty.
+    pub datacenter_name: String,
+    /// Domain that service names end in, for the same; may be empty.
+    pub dns_domain: String,
     /// First and last address for nodes.
     pub range: (Ipv4Addr, Ipv4Addr),
     /// Lease time in seconds.
@@ -88,6 +92,8 @@ impl Settings {
             admin_net: headnode.admin_net,
             gateway: headnode.admin_gateway,
             resolvers: headnode.dns_resolvers.clone(),
+            datacenter_name: headnode.datacenter_name.clone(),
+            dns_domain: headnode.dns_domain.clone(),
             range: headnode.dhcp_range,
             lease_seconds: headnode.dhcp_lease_time,
             root: root.to_owned(),
@@ -101,7 +107,7 @@ impl Settings {
             alone: None,
             budget: timing::BOOT_PARAMS_BUDGET,
             // A node that reboots while CNAPI hangs should not lose half a minute.
-            cached_budget: Duration::from_secs(5),
+            cached_budget: Duration::from_secs(2),
         }
     }
 

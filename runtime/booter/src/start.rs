@@ -10,7 +10,7 @@ use headnode_model::config::{Config, Problem, Problems};
 use headnode_model::{net::MacAddr, paths};
 use sdc_booter::alone::{self, Nic, NoCnapi, Top};
 use sdc_booter::caps::{self, Gate, User};
-use sdc_booter::params::ParamSource;
+use sdc_booter::params::{Directory, ParamSource};
 use sdc_booter::settings::{BESIDE_CONFIG, File, Settings};
 use sdc_booter::{Booter, Sockets, net, networks, notify};
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,7 +136,9 @@ fn read_headnode(args: &Args) -> anyhow::Result<Result<(Ready, Vec<Problem>), Wr
     let url = args.cnapi.clone().or_else(|| config.cnapi_url()).unwrap_or_default();
     Ok(match Cnapi::new(&url) {
         Ok(cnapi) if fatal.is_empty() => {
-            Ok((Ready { settings, source: Arc::new(cnapi), user: args.user.clone() }, notes))
+            let napi = settings.more.params.napi().context("reading the settings of NAPI")?;
+            let source = Arc::new(Directory::new(cnapi, napi));
+            Ok((Ready { settings, source, user: args.user.clone() }, notes))
         }
         Ok(_) => Err(Wrong { fatal, notes }),
         Err(error) => {

@@ -104,7 +104,7 @@ async fn an_operator_sees_why_a_script_boots_nothing() {
     assert!(!world.get(SCRIPT).await.1.contains(BOOTS));
     let operator = Booter::new(&world.dir.path().join("operator.sock"), Timeouts::default());
     let detail = operator.unwrap().boot(MacAddr(SERVER)).await.unwrap().unwrap();
-    assert_eq!(detail.boot.script.as_deref(), Some("message"));
+    assert_eq!(detail.boot.script.as_deref(), Some("menu"));
     assert!(detail.boot.stuck.unwrap().contains("20200101T000000Z"));
 }
 

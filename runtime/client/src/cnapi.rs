@@ -19,6 +19,10 @@ use crate::{Error, Ping, Platforms, ServerQuery, SetupParams, Timeouts};
 /// How long one `GET /tasks/:id/wait` is held; shorter than what drops idle connections.
 const WAIT_SLICE: Duration = Duration::from_secs(20);
 
+/// Longest boot parameters in bytes: a few arguments, and modules of at most 4 KiB each (C§4.2). Many
+/// are asked for at the same time, so a broken service must not be able to fill the memory.
+const BOOT_LIMIT: usize = 1 << 20;
+
 /// Whose boot parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootTarget {
@@ -193,7 +197,8 @@ impl Cnapi {
     /// # Errors
     /// See [`Error`].
     pub async fn boot_params(&self, uuid: Uuid) -> Result<Option<BootParams>, Error> {
-        found(self.service.call(Call::get(format!("/boot/{uuid}"))).await)
+        let call = Call { limit: BOOT_LIMIT, ..Call::get(format!("/boot/{uuid}")) };
+        found(self.service.call(call).await)
     }
 
     /// What servers boot that CNAPI does not know.
@@ -201,7 +206,8 @@ impl Cnapi {
     /// # Errors
     /// See [`Error`].
     pub async fn default_boot_params(&self) -> Result<BootParams, Error> {
-        self.service.call(Call::get("/boot/default")).await?.json()
+        let call = Call { limit: BOOT_LIMIT, ..Call::get("/boot/default") };
+        self.service.call(call).await?.json()
     }
 
     /// Replaces boot parameters: PUT.
@@ -275,7 +281,7 @@ impl Cnapi {
 }
 
 /// `None` for an answer that says the thing does not exist.
-fn found<T: serde::de::DeserializeOwned>(
+pub(crate) fn found<T: serde::de::DeserializeOwned>(
     answer: Result<crate::http::Answer, Error>,
 ) -> Result<Option<T>, Error> {
     match answer {

@@ -78,11 +78,14 @@ pub(crate) struct Call<'a> {
     pub body: Option<&'a Value>,
     /// Longer than the service's time-out, for calls that wait.
     pub total: Option<Duration>,
+    /// Longest answer that is taken, in bytes.
+    pub limit: usize,
 }
 
 impl<'a> Call<'a> {
     pub fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), query: vec![], body: None, total: None }
+        let (method, path, limit) = (Method::GET, path.into(), ANSWER_LIMIT);
+        Self { method, path, query: vec![], body: None, total: None, limit }
     }
 
     pub fn with_body(method: Method, path: impl Into<String>, body: &'a Value) -> Self {
@@ -204,12 +207,12 @@ impl Service {
         let status = response.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            if bytes.len() + chunk.len() > ANSWER_LIMIT {
+            if bytes.len() + chunk.len() > call.limit {
                 return Err(Error::Decode {
                     method: call.method_name(),
                     url: url.to_string(),
                     status: status.as_u16(),
-                    reason: format!("it is longer than {} MiB", ANSWER_LIMIT >> 20),
+                    reason: format!("it is longer than {} MiB", call.limit >> 20),
                 });
             }
             bytes.extend_from_slice(&chunk);

@@ -1,5 +1,5 @@
-//! The one HTTP client of the control plane's parts: [`Cnapi`] for CNAPI (C§6.2) and [`Agent`] for
-//! the agent on every machine (C§5.4).
+//! The one HTTP client of the control plane's parts: [`Cnapi`] for CNAPI (C§6.2), [`Napi`] for NAPI
+//! (C§6.3) and [`Agent`] for the agent on every machine (C§5.4).
 //!
 //! All calls are plain HTTP with JSON on the admin network. Only idempotent calls are repeated when
 //! the other side cannot be reached. The request id set by [`with_request_id`] goes along.
@@ -21,6 +21,7 @@ mod booter;
 mod cnapi;
 mod error;
 mod http;
+mod napi;
 mod types;
 
 pub use agent::Agent;
@@ -28,4 +29,5 @@ pub use booter::{Booter, Verb};
 pub use cnapi::{BootTarget, Cnapi};
 pub use error::Error;
 pub use http::{Timeouts, current_request_id, with_request_id};
+pub use napi::{Aggregation, Napi, Nic, NicTag};
 pub use types::{Ping, PlatformInfo, Platforms, ServerQuery, SetupParams};

@@ -11,7 +11,8 @@ use crate::net::MacAddr;
 /// CNAPI's boot object of a server or of `default` (C§4.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootParams {
-    /// The stamp of the platform image to boot.
+    /// The stamp of the platform image to boot; empty or `latest` is the newest one.
+    #[serde(default)]
     pub platform: String,
     /// Extra kernel parameters, by name.
     #[serde(default)]
@@ -28,6 +29,22 @@ pub struct BootParams {
     /// The serial device when the console is serial: `ttya`…`ttyd`.
     #[serde(default = "default_serial")]
     pub serial: String,
+}
+
+impl BootParams {
+    /// Whether nothing is said about what to boot; an empty object counts as none (C§4.2).
+    pub fn is_empty(&self) -> bool {
+        self.platform.is_empty()
+            && self.kernel_args.is_empty()
+            && self.kernel_flags.is_empty()
+            && self.boot_modules.is_empty()
+    }
+
+    /// Whether the machine is to start without its pools, for repairs (C§4.6).
+    pub fn is_rescue(&self) -> bool {
+        let told = self.kernel_args.get("noimport");
+        told.is_some_and(|value| value.as_bool() == Some(true) || value.as_str() == Some("true"))
+    }
 }
 
 /// A small file handed to the kernel at boot; its content is at most 4 KiB (C§4.2).
@@ -138,6 +155,16 @@ mod tests {
         assert_eq!(params.get("aggr0_aggr"), Some("a b"));
         assert_eq!(params.get("quiet"), Some(""));
         assert!(!params.headnode());
+    }
+
+    #[test]
+    fn an_empty_object_says_nothing_and_rescue_is_told_in_both_ways() {
+        let read = |text: &str| serde_json::from_str::<BootParams>(text).unwrap();
+        assert!(read("{}").is_empty() && !read("{}").is_rescue());
+        for (value, rescue) in [("true", true), ("\"true\"", true), ("\"false\"", false)] {
+            let params = read(&format!("{{\"kernel_args\": {{\"noimport\": {value}}}}}"));
+            assert_eq!((params.is_empty(), params.is_rescue()), (false, rescue), "{value}");
+        }
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 //! [`rate`] keeps a client from more than its firmware can bear.
 
 mod answer;
+mod boot;
 mod cold;
 mod connection;
 mod dynamic;

@@ -6,22 +6,41 @@ use std::time::Instant;
 
 use headnode_model::net::MacAddr;
 
-use super::routes::{App, Who, lease};
+use super::boot::Who;
+use super::routes::{App, SCRIPT};
 use crate::admission::{Machine, Verdict};
 use crate::alone::{Answer, Asked, ScriptSource};
 use crate::metrics::Metrics;
 use crate::observe::Event;
+use crate::script::TemplateError;
+
+/// The script of this name; none for a machine that may not boot, and for other names.
+pub(super) async fn file(
+    app: &App,
+    source: &Arc<dyn ScriptSource>,
+    name: &str,
+    who: &Who,
+    peer: IpAddr,
+) -> Result<Option<String>, TemplateError> {
+    if name == "boot.ipxe" {
+        return Ok(Some(source.chain()));
+    }
+    match name.strip_prefix(SCRIPT).map(str::parse) {
+        Some(Ok(mac)) => Ok(script(app, source, mac, who, peer).await),
+        None | Some(Err(_)) => Ok(None),
+    }
+}
 
 /// The machine's script; none for a machine that may not boot.
-pub(super) async fn script(
-    app: &Arc<App>,
+async fn script(
+    app: &App,
     source: &Arc<dyn ScriptSource>,
     mac: MacAddr,
     who: &Who,
     peer: IpAddr,
 ) -> Option<String> {
     // As for a headnode's nodes: anybody can make MACs up.
-    let Some((lease, _)) = lease(app, mac, peer) else {
+    let Some((lease, _)) = app.lease(mac, peer) else {
         tracing::warn!(%mac, "a machine without a lease asked for its boot script");
         return Some(source.message(mac, "it has no address from this server. Boot it by PXE"));
     };

@@ -1,33 +1,31 @@
-//! What is not a file: the boot script of a machine, metrics, health.
+//! What is not a file: the boot script of a machine and its small files, metrics, health.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
 
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use headnode_model::net::MacAddr;
-use serde::Deserialize;
-use uuid::Uuid;
 
+use super::boot::{Loader, Who};
 use super::{Peer, own};
-use crate::admission::{Gate, Machine, Verdict};
+use crate::admission::Gate;
 use crate::alone::ScriptSource;
-use crate::dhcp::{self, Mode};
-use crate::leases::{Lease, Leases};
+use crate::dhcp;
+use crate::leases::Leases;
 use crate::live::Live;
 use crate::metrics::Metrics;
-use crate::networks::{Network, Place};
-use crate::observe::{Event, Observer};
+use crate::observe::Observer;
 use crate::params::Lookup;
-use crate::script::Scripts;
+use crate::script::{Scripts, TemplateError};
 
 /// Name of a machine's script before its MAC: `01` is the hardware type Ethernet (C§4.1).
-const SCRIPT: &str = "boot.ipxe.01";
+pub(super) const SCRIPT: &str = "boot.ipxe.01";
+/// Name of a machine's menu for GRUB legacy before its MAC (C§4.3).
+pub(super) const MENU: &str = "menu.lst.01";
 
 /// What the handlers share.
 pub struct App {
@@ -55,33 +53,18 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .route("/{file}", get(script))
-        .fallback(async || (StatusCode::NOT_FOUND, "no such file\n"))
+        .route("/bootfs/{mac}/{*name}", get(file))
+        .fallback(async || not_found())
         .with_state(app)
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "no such file\n").into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.text()).into_response()
-}
-
-/// What a machine tells in its script's URL beside its MAC. Whatever it writes, it gets a script.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Who {
-    uuid: Option<String>,
-    pub(super) serial: Option<String>,
-    pub(super) manufacturer: Option<String>,
-}
-
-impl Who {
-    pub(super) fn uuid(&self) -> Option<Uuid> {
-        self.uuid.as_deref()?.parse().ok()
-    }
-
-    /// Whether it was asked to say who it is: firmware without the values sends empty ones.
-    pub(super) fn identified(&self) -> bool {
-        self.serial.is_some() && self.manufacturer.is_some()
-    }
 }
 
 async fn script(
@@ -91,101 +74,87 @@ async fn script(
     who: Result<Query<Who>, QueryRejection>,
 ) -> Response {
     let who = who.map(|Query(who)| who).unwrap_or_default();
-    let mac = file.strip_prefix(SCRIPT).map(str::parse::<MacAddr>);
-    let rendered = match mac {
-        None if file == "boot.ipxe" => match &app.own {
-            Some(own) => Ok(Some(own.chain())),
-            None => app.scripts.chain().map(Some),
-        },
-        Some(Ok(mac)) if let Some(source) = &app.own => {
-            Ok(own::script(&app, source, mac, &who, peer.ip()).await)
-        }
-        Some(Ok(mac)) => boot_script(&app, mac, &who, peer.ip()).await,
-        None | Some(Err(_)) => Ok(None),
+    let ip = peer.ip();
+    let rendered = if let Some(source) = &app.own {
+        own::file(&app, source, &file, &who, ip).await
+    } else if file == "boot.ipxe" {
+        app.chain().await.map(Some)
+    } else if let Some(Ok(mac)) = file.strip_prefix(SCRIPT).map(str::parse) {
+        app.script(Loader::Ipxe, mac, &who, ip).await
+    } else if let Some(Ok(mac)) = file.strip_prefix(MENU).map(str::parse) {
+        app.script(Loader::Grub, mac, &who, ip).await
+    } else {
+        Ok(None)
     };
     match rendered {
         Ok(Some(text)) => {
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
         }
-        Ok(None) => (StatusCode::NOT_FOUND, "no such file\n").into_response(),
-        Err(error) => {
-            tracing::error!("rendering a boot script: {error}");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the boot script cannot be rendered\n")
-                .into_response()
-        }
+        Ok(None) => not_found(),
+        Err(error) => failed(&error),
     }
 }
 
-/// The machine's address and network. Beside another DHCP server that is the address it comes from.
-pub(super) fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc<Network>)> {
-    let leases = app.leases.lock().unwrap_or_else(PoisonError::into_inner);
-    let lease = match (app.dhcp.get().mode, peer.to_canonical()) {
-        (Mode::Server, _) => leases.get(mac)?.clone(),
-        (_, IpAddr::V4(ip)) => Lease { mac, ip, uuid: None, seen: 0, until: 0, tag: None },
-        (_, IpAddr::V6(_)) => return None,
-    };
-    let (circuit, link, giaddr) = (None, None, Ipv4Addr::UNSPECIFIED);
-    let at = leases.place(&Place { circuit, link, giaddr, ciaddr: lease.ip })?;
-    let network = Arc::clone(leases.network(at)?);
-    Some((lease, network))
+fn failed(error: &TemplateError) -> Response {
+    tracing::error!("rendering a boot script: {error}");
+    (StatusCode::INTERNAL_SERVER_ERROR, "the boot script cannot be rendered\n").into_response()
 }
 
-/// The machine's script; none for a machine that may not boot.
-async fn boot_script(
-    app: &Arc<App>,
-    mac: MacAddr,
-    who: &Who,
-    peer: IpAddr,
-) -> Result<Option<String>, tera::Error> {
-    // Nothing is looked up or cached for a MAC that never got an address: anybody can make them up.
-    let Some((lease, network)) = lease(app, mac, peer) else {
-        tracing::warn!(%mac, "a machine without a lease asked for its boot script");
-        let message = "it has no address from this headnode. Boot it by PXE";
-        return app.scripts.message(mac, message).map(Some);
-    };
-    if app.gate.needs_identity(mac) && !who.identified() {
-        return app.scripts.identify(mac).map(Some);
+async fn file(
+    State(app): State<Arc<App>>,
+    Path((mac, name)): Path<(String, String)>,
+    Extension(Peer(peer)): Extension<Peer>,
+) -> Response {
+    let Ok(mac) = mac.parse() else { return not_found() };
+    if app.own.is_some() {
+        return not_found();
     }
-    let uuid = lease.uuid.or(who.uuid());
-    let asked = Instant::now();
-    let found = app.lookup.find(mac, uuid).await;
-    app.metrics.lookup_seconds.observe(asked.elapsed().as_secs_f64());
-    let origin = found.origin.word();
-    Metrics::count(&app.metrics.scripts, origin);
-    let machine = Machine {
-        mac,
-        uuid,
-        serial: who.serial.as_deref(),
-        vendor: who.manufacturer.as_deref(),
-        rack: lease.tag.as_deref(),
-    };
-    let platform = found.params.platform.clone();
-    let told = |kind, problem: Option<&str>| {
-        let platform = platform.as_str();
-        app.observer.event(&Event::Script { mac, uuid, kind, origin, platform, problem });
-    };
-    match app.gate.at_script(&machine, found.known) {
-        Verdict::Admit => {}
-        Verdict::Hold => {
-            told("hold", Some("it waits for an operator"));
-            let message =
-                format!("an operator has to let it in. On the headnode: sdc boot approve {mac}");
-            return app.scripts.message(mac, &message).map(Some);
+    match app.file(mac, &name, peer.ip()).await {
+        Some(content) => {
+            ([(header::CONTENT_TYPE, "application/octet-stream")], content).into_response()
         }
-        Verdict::Ignore => {
-            told("message", Some("it may not boot"));
-            return Ok(None);
+        None => not_found(),
+    }
+}
+
+impl App {
+    /// A file that is made for a machine, by the name under which TFTP clients ask for it:
+    /// `menu.lst.01<MAC>`, `boot.ipxe.01<MAC>`, `boot.ipxe`, `bootfs/<mac>/<name>`. `None` for other
+    /// names, and for machines that may not boot. May take as long as boot parameters do (C§4.1: 28 s);
+    /// many may be asked for at the same time.
+    pub async fn render_virtual(&self, name: &str, peer: std::net::IpAddr) -> Option<Bytes> {
+        let name = name.trim_start_matches('/');
+        let who = Who::default();
+        if let Some(source) = &self.own {
+            return own::file(self, source, name, &who, peer).await.ok().flatten().map(Bytes::from);
+        }
+        if let Some(rest) = name.strip_prefix("bootfs/") {
+            let (mac, name) = rest.split_once('/')?;
+            return self.file(mac.parse().ok()?, name, peer).await;
+        }
+        let rendered = if name == "boot.ipxe" {
+            self.chain().await.map(Some)
+        } else if let Some(mac) = name.strip_prefix(MENU) {
+            self.script(Loader::Grub, mac.parse().ok()?, &who, peer).await
+        } else if let Some(mac) = name.strip_prefix(SCRIPT) {
+            self.script(Loader::Ipxe, mac.parse().ok()?, &who, peer).await
+        } else {
+            return None;
+        };
+        match rendered {
+            Ok(text) => text.map(Bytes::from),
+            Err(error) => {
+                tracing::error!("rendering a boot script: {error}");
+                None
+            }
         }
     }
-    app.lookup.keep(mac, &found).await;
-    tracing::info!(%mac, ip = %lease.ip, ?uuid, platform, parameters = origin, "boot script");
-    let begun = Instant::now();
-    let scripts = Arc::clone(&app.scripts);
-    let render = move || scripts.boot(mac, (&lease, &network), &found.params);
-    let script = tokio::task::spawn_blocking(render).await;
-    let script = script.unwrap_or_else(|e| Err(tera::Error::message(e)))?;
-    app.metrics.script_seconds.observe(begun.elapsed().as_secs_f64());
-    let kind = if script.problem.is_some() { "message" } else { "boot" };
-    told(kind, script.problem.as_deref());
-    Ok(Some(script.text))
+
+    /// Whether [`App::render_virtual`] may have a file of this name: asked before anything is looked
+    /// up.
+    pub fn is_virtual(name: &str) -> bool {
+        let name = name.trim_start_matches('/');
+        name == "boot.ipxe"
+            || ["bootfs/", MENU, SCRIPT].iter().any(|prefix| name.starts_with(prefix))
+    }
 }

@@ -1,16 +1,30 @@
 //! The last parameters of each machine, one JSON file per MAC.
+//!
+//! Files are replaced as a whole ([`durable`]), so that a crash leaves the old or the new ones. There
+//! is a most of them: the parameters of unknown machines that were used longest ago go first, those
+//! of the datacenter's servers never.
 
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::{Answer, Nics};
 use crate::durable;
 
 /// Larger files are none of ours: parameters have at most some modules of 4 KiB (C§4.2).
-const SIZE_LIMIT: u64 = 1 << 20;
+const SIZE_LIMIT: u64 = 4 << 20;
+/// Unknown machines that were not heard of for so long are forgotten (C§4.2).
+const AGE_LIMIT: Duration = Duration::from_secs(604_800);
+/// Machines of one lock share it while their files are written.
+const LOCKS: usize = 16;
 
 /// The parameters of a machine and how CNAPI had it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,64 +36,233 @@ pub struct Cached {
     /// machine needs no approval while CNAPI is down. Files of older versions do not tell.
     #[serde(default)]
     pub known_server: bool,
+    /// The server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Uuid>,
+    /// Its network, as NAPI had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nics: Option<Nics>,
 }
 
-/// A folder of cached parameters.
+impl Cached {
+    /// What is kept of an answer; `before` is what was kept so far.
+    pub(super) fn new(answer: Answer, before: Option<&Self>) -> Self {
+        let Answer { params, server, nics, nics_unknown } = answer;
+        let nics = if nics_unknown { before.and_then(|b| b.nics.clone()) } else { nics };
+        Self { params, known_server: server.is_some(), server, nics }
+    }
+}
+
+/// What is kept in memory of a file.
+#[derive(Debug, Clone, Copy)]
+struct About {
+    known: bool,
+    /// When it was last written or found unchanged.
+    at: SystemTime,
+}
+
+/// A folder of cached parameters. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Cache {
+pub struct Cache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     folder: PathBuf,
+    most: usize,
+    index: Mutex<HashMap<MacAddr, About>>,
+    /// A file is written by one at a time.
+    writing: [Mutex<()>; LOCKS],
 }
 
 impl Cache {
-    /// The cache in the state folder; makes its folder.
+    /// The cache in the state folder, of at most `most` machines; makes its folder, and cleans up
+    /// what a crash has left. Blocks.
     ///
     /// # Errors
-    /// When the folder cannot be made.
-    pub fn open(state: &Path) -> io::Result<Self> {
+    /// When the folder cannot be made or read.
+    pub fn open(state: &Path, most: usize) -> io::Result<Self> {
         let folder = state.join("cache");
-        std::fs::create_dir_all(&folder)?;
-        Ok(Self { folder })
+        fs::create_dir_all(&folder)?;
+        let mut index = HashMap::new();
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if name.starts_with('.') && name.ends_with(".new") {
+                // Half a file, from a crash while it was written.
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            let Some(Ok(mac)) = name.strip_suffix(".json").map(str::parse) else { continue };
+            let at = fs::metadata(&path).and_then(|about| about.modified());
+            let known = match read(&path) {
+                Ok(cached) => cached.is_some_and(|cached| cached.known_server),
+                // It is told when the machine boots. Nobody can say whose it was: it is kept.
+                Err(_) => true,
+            };
+            index.insert(mac, About { known, at: at.unwrap_or(SystemTime::UNIX_EPOCH) });
+        }
+        let (index, writing) = (Mutex::new(index), std::array::from_fn(|_| Mutex::default()));
+        let cache = Self(Arc::new(Inner { folder, most, index, writing }));
+        cache.0.forget_old(SystemTime::now());
+        Ok(cache)
     }
 
     /// The cached parameters of a machine. A damaged file is logged and counts as none.
     pub async fn get(&self, mac: MacAddr) -> Option<Cached> {
-        let path = self.path(mac);
-        let read = move || match read(&path) {
-            Ok(params) => params,
-            Err(error) => {
-                tracing::error!(file = %path.display(), "cached boot parameters are not used: {error}");
-                None
-            }
-        };
-        tokio::task::spawn_blocking(read).await.ok().flatten()
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || inner.get(mac)).await.ok().flatten()
     }
 
     /// Keeps the parameters of a machine. A failure is logged: it costs the cache only.
     pub async fn put(&self, mac: MacAddr, cached: Cached) {
-        let path = self.path(mac);
-        let write = move || {
-            let text = serde_json::to_vec_pretty(&cached).map_err(io::Error::from);
-            if let Err(error) = text.and_then(|text| durable::replace(&path, &text)) {
-                tracing::error!(file = %path.display(), "keeping boot parameters: {error}");
-            }
-        };
-        if let Err(error) = tokio::task::spawn_blocking(write).await {
+        let inner = Arc::clone(&self.0);
+        if let Err(error) = tokio::task::spawn_blocking(move || inner.put(mac, &cached)).await {
             tracing::error!(%mac, "keeping boot parameters: {error}");
         }
+    }
+
+    /// Brings the parameters of a machine up to date, when some are kept.
+    pub(super) async fn refresh(&self, mac: MacAddr, answer: Answer) {
+        if !self.0.index().contains_key(&mac) {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        let refresh = move || {
+            let before = inner.get(mac);
+            let now = Cached::new(answer, before.as_ref());
+            if before.as_ref() == Some(&now) {
+                inner.confirm(mac);
+            } else {
+                inner.put(mac, &now);
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(refresh).await {
+            tracing::error!(%mac, "refreshing boot parameters: {error}");
+        }
+    }
+
+    /// Drops unknown machines that were not heard of for a week (C§4.2).
+    pub(super) async fn forget_old(&self) {
+        let inner = Arc::clone(&self.0);
+        let forget = move || inner.forget_old(SystemTime::now());
+        if let Err(error) = tokio::task::spawn_blocking(forget).await {
+            tracing::error!("dropping old boot parameters: {error}");
+        }
+    }
+
+    /// The machines that have parameters, the datacenter's servers first.
+    pub fn machines(&self) -> Vec<MacAddr> {
+        let index = self.0.index();
+        let mut all: Vec<(bool, MacAddr)> =
+            index.iter().map(|(mac, about)| (!about.known, *mac)).collect();
+        drop(index);
+        all.sort_unstable();
+        all.into_iter().map(|(_, mac)| mac).collect()
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, HashMap<MacAddr, About>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, mac: MacAddr) -> PathBuf {
         self.folder.join(format!("{}.json", mac.dashed()))
     }
+
+    fn get(&self, mac: MacAddr) -> Option<Cached> {
+        // Strangers cost no look at the disk.
+        if !self.index().contains_key(&mac) {
+            return None;
+        }
+        let path = self.path(mac);
+        read(&path).unwrap_or_else(|error| {
+            tracing::error!(file = %path.display(), "cached boot parameters are not used: {error}");
+            None
+        })
+    }
+
+    fn put(&self, mac: MacAddr, cached: &Cached) {
+        let lock = usize::from(mac.0[5]) % LOCKS;
+        let _one = self.writing.get(lock).map(|l| l.lock().unwrap_or_else(PoisonError::into_inner));
+        let path = self.path(mac);
+        if !self.make_room(mac, cached.known_server) {
+            tracing::debug!(%mac, "the cache is full of servers: an unknown machine is not kept");
+            return;
+        }
+        let text = serde_json::to_vec_pretty(cached).map_err(io::Error::from);
+        match text.and_then(|text| durable::replace(&path, &text)) {
+            Ok(()) => {
+                let about = About { known: cached.known_server, at: SystemTime::now() };
+                self.index().insert(mac, about);
+            }
+            Err(error) => {
+                tracing::error!(file = %path.display(), "keeping boot parameters: {error}");
+            }
+        }
+    }
+
+    /// Notes that a machine's parameters are still the same.
+    fn confirm(&self, mac: MacAddr) {
+        let now = SystemTime::now();
+        if let Some(about) = self.index().get_mut(&mac) {
+            about.at = now;
+        }
+        // So that a restart knows it too; it costs nothing but its age.
+        let file = File::options().append(true).open(self.path(mac));
+        if let Err(error) = file.and_then(|file| file.set_modified(now)) {
+            tracing::debug!(%mac, "noting when boot parameters were confirmed: {error}");
+        }
+    }
+
+    /// Whether there is room for the machine, after the oldest unknown one was dropped.
+    fn make_room(&self, mac: MacAddr, known: bool) -> bool {
+        let mut index = self.index();
+        if index.len() < self.most || index.contains_key(&mac) {
+            return true;
+        }
+        let unknown = index.iter().filter(|(_, about)| !about.known);
+        let oldest = unknown.min_by_key(|(mac, about)| (about.at, **mac)).map(|(mac, _)| *mac);
+        let Some(oldest) = oldest else { return known };
+        index.remove(&oldest);
+        drop(index);
+        self.remove(oldest);
+        true
+    }
+
+    fn forget_old(&self, now: SystemTime) {
+        let old = |about: &About| now.duration_since(about.at).is_ok_and(|age| age > AGE_LIMIT);
+        let gone: Vec<MacAddr> = self
+            .index()
+            .extract_if(|_, about| !about.known && old(about))
+            .map(|(m, _)| m)
+            .collect();
+        for mac in gone {
+            self.remove(mac);
+        }
+    }
+
+    fn remove(&self, mac: MacAddr) {
+        let path = self.path(mac);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %path.display(), "dropping old boot parameters: {error}");
+        }
+    }
 }
 
 fn read(path: &Path) -> io::Result<Option<Cached>> {
-    let size = match std::fs::metadata(path) {
+    let size = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         about => about?.len(),
     };
     if size > SIZE_LIMIT {
         return Err(io::Error::other("the file is far too large"));
     }
-    Ok(Some(serde_json::from_slice(&std::fs::read(path)?)?))
+    Ok(Some(serde_json::from_slice(&fs::read(path)?)?))
 }
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

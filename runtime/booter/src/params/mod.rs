@@ -1,25 +1,59 @@
-//! Boot parameters: from CNAPI, else from the cache on disk, else the newest platform.
+//! Boot parameters: from CNAPI and NAPI, else from the cache on disk, else the newest platform.
+//!
+//! A [`ParamSource`] is asked in the background ([`Lookup`]): one question per machine at a time, a
+//! bounded number of them together, and what it answers refreshes the [`Cache`] also when nobody
+//! waits any more.
 
 mod cache;
+mod directory;
+mod lookup;
+mod settings;
 
 use std::error::Error as StdError;
-use std::sync::Arc;
-use std::time::Duration;
 
-use headnode_client::{Cnapi, ServerQuery};
+use headnode_client::{Aggregation, Cnapi, Nic, NicTag, ServerQuery};
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::admission::Known;
 
 pub use cache::{Cache, Cached};
+pub use directory::Directory;
+pub use lookup::{Found, Lookup, Patience};
+pub use settings::Settings;
 
 /// Servers asked for at once, the most that CNAPI gives (C§5.6).
 const PAGE: u32 = 1000;
 
 /// Why a source has no answer.
 pub type SourceError = Box<dyn StdError + Send + Sync>;
+
+/// What NAPI has of a server's network (C§4.2 step 4).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Nics {
+    /// Its NICs.
+    pub nics: Vec<Nic>,
+    /// Its aggregations.
+    pub aggregations: Vec<Aggregation>,
+    /// The datacenter's NIC tags.
+    pub nic_tags: Vec<NicTag>,
+}
+
+/// What a source knows of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// What it boots with.
+    pub params: BootParams,
+    /// The server that it is; `None` when the parameters are those of unknown servers.
+    pub server: Option<Uuid>,
+    /// Its network, when there is somebody who knows.
+    pub nics: Option<Nics>,
+    /// The one who knows the network could not be asked: what was known before still counts.
+    pub nics_unknown: bool,
+}
 
 /// Where boot parameters come from.
 #[async_trait::async_trait]
@@ -41,6 +75,33 @@ pub trait ParamSource: Send + Sync + 'static {
     /// # Errors
     /// When the source cannot be asked.
     async fn servers(&self) -> Result<Known, SourceError>;
+
+    /// All about the machine with the NIC `mac`, which may have told its UUID.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn machine(&self, mac: MacAddr, uuid: Option<Uuid>) -> Result<Answer, SourceError> {
+        let _ = mac;
+        of_server(self, uuid).await
+    }
+}
+
+/// The parameters of a server, else those of unknown ones (C§4.2 step 3).
+async fn of_server<S: ParamSource + ?Sized>(
+    source: &S,
+    server: Option<Uuid>,
+) -> Result<Answer, SourceError> {
+    let mut known = None;
+    if let Some(uuid) = server
+        && let Some(params) = source.boot_params(uuid).await?
+    {
+        known = server;
+        if !params.is_empty() {
+            return Ok(Answer { params, server: known, ..Answer::default() });
+        }
+    }
+    let params = source.default_boot_params().await?;
+    Ok(Answer { params, server: known, ..Answer::default() })
 }
 
 #[async_trait::async_trait]
@@ -98,89 +159,5 @@ impl Origin {
             Self::Cache => "cache",
             Self::Builtin => "builtin",
         }
-    }
-}
-
-/// What was found for a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// What it boots with.
-    pub params: BootParams,
-    /// Where that came from.
-    pub origin: Origin,
-    /// Whether the machine is a server of the datacenter, as CNAPI says or said when it last could.
-    pub known: bool,
-    /// What is not in the cache yet.
-    news: Option<Cached>,
-}
-
-/// Finds boot parameters, whatever else is down.
-pub struct Lookup {
-    source: Arc<dyn ParamSource>,
-    cache: Cache,
-    budget: Duration,
-    cached_budget: Duration,
-}
-
-impl Lookup {
-    /// Asks `source` for at most `budget`, or `cached_budget` when the cache could answer instead.
-    pub fn new(
-        source: Arc<dyn ParamSource>,
-        cache: Cache,
-        budget: Duration,
-        cached_budget: Duration,
-    ) -> Self {
-        Self { source, cache, budget, cached_budget: cached_budget.min(budget) }
-    }
-
-    /// Keeps what was found for later. Not done by [`Lookup::find`], so that machines that may not
-    /// boot fill no disk.
-    pub async fn keep(&self, mac: MacAddr, found: &Found) {
-        if let Some(news) = &found.news {
-            self.cache.put(mac, news.clone()).await;
-        }
-    }
-
-    /// The parameters of the machine with the NIC `mac`.
-    pub async fn find(&self, mac: MacAddr, uuid: Option<Uuid>) -> Found {
-        let cached = self.cache.get(mac).await;
-        let budget = if cached.is_some() { self.cached_budget } else { self.budget };
-        let problem = match tokio::time::timeout(budget, self.ask(uuid)).await {
-            Ok(Ok((params, origin))) => {
-                let known = origin == Origin::Server;
-                let now = Cached { params: params.clone(), known_server: known };
-                let news = (cached.as_ref() != Some(&now)).then_some(now);
-                return Found { params, origin, known, news };
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s", budget.as_secs_f32()),
-        };
-        match cached {
-            Some(Cached { params, known_server: known }) => {
-                tracing::warn!(%mac, "CNAPI gave no boot parameters, the cached ones are used: {problem}");
-                Found { params, origin: Origin::Cache, known, news: None }
-            }
-            None => {
-                tracing::warn!(
-                    %mac,
-                    "CNAPI gave no boot parameters and none are cached, the newest platform is used: {problem}"
-                );
-                let params = BootParams {
-                    default_console: "serial".to_owned(),
-                    serial: "ttyb".to_owned(),
-                    ..BootParams::default()
-                };
-                Found { params, origin: Origin::Builtin, known: false, news: None }
-            }
-        }
-    }
-
-    async fn ask(&self, uuid: Option<Uuid>) -> Result<(BootParams, Origin), SourceError> {
-        if let Some(uuid) = uuid
-            && let Some(params) = self.source.boot_params(uuid).await?
-        {
-            return Ok((params, Origin::Server));
-        }
-        Ok((self.source.default_boot_params().await?, Origin::Default))
     }
 }

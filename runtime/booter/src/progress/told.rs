@@ -12,6 +12,13 @@ use crate::observe::Event;
 /// Longest text that is kept of what a client sent, in characters.
 const TEXT: usize = 120;
 
+/// Longest text that is kept of what we say ourselves: it may end in the command that helps.
+const OWN_TEXT: usize = 500;
+
+fn own(text: &str) -> String {
+    text.chars().take(OWN_TEXT).collect()
+}
+
 fn short(text: &str) -> String {
     text.chars().take(TEXT).collect()
 }
@@ -50,10 +57,10 @@ impl Tracker {
                     machine.script = Some((*kind).to_owned());
                     machine.origin = Some(*origin);
                     machine.platform = Some(short(platform)).filter(|text| !text.is_empty());
-                    machine.problem = problem.map(short);
+                    machine.problem = problem.map(own);
                 });
                 let what = match problem {
-                    Some(problem) => format!("script: {kind} ({origin}): {}", short(problem)),
+                    Some(problem) => format!("script: {kind} ({origin}): {}", own(problem)),
                     None => format!("script: {kind} {} ({origin})", short(platform)),
                 };
                 self.reach(&mut table, *mac, Stage::Script, 0, what);

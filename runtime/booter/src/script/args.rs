@@ -3,20 +3,14 @@
 use headnode_model::boot::BootParams;
 use serde_json::Value;
 
-use crate::leases::Lease;
-use crate::networks::Network;
+use super::Node;
 use crate::settings::Settings;
 
 /// The kernel's parameters for a node, as one line of an iPXE script. `archives` are the names
 /// under which iPXE keeps the initial archives, in their order. A parameter of CNAPI takes the place
 /// of ours with the same name; one that cannot be written in an iPXE script is left out and logged.
-pub fn kernel_line(
-    settings: &Settings,
-    network: &Network,
-    lease: &Lease,
-    params: &BootParams,
-    archives: &[&str],
-) -> String {
+pub(super) fn kernel_line(settings: &Settings, node: &Node, archives: &[&str]) -> String {
+    let (network, lease, params) = (&*node.network, &node.lease, &node.found.params);
     let gateway = network.gateway.map(|ip| ip.to_string()).unwrap_or_default();
     let ip = format!("{}::{gateway}:{}::", lease.ip, network.subnet.netmask());
     let ours = [
@@ -32,7 +26,8 @@ pub fn kernel_line(
             words.push(format!("{name}={value}"));
         }
     }
-    for (name, value) in &params.kernel_args {
+    let further = node.of_network();
+    for (name, value) in further.iter().chain(&node.kernel_args()) {
         match word(name, value) {
             Ok(word) => words.extend(word),
             Err(why) => tracing::warn!(
@@ -66,25 +61,43 @@ fn consoles(params: &BootParams) -> Vec<String> {
     consoles
 }
 
+/// Why a parameter cannot be written.
+pub(super) type Refused = &'static str;
+
 /// One parameter as iPXE and the kernel read it; `None` when its value is null.
-fn word(name: &str, value: &Value) -> Result<Option<String>, &'static str> {
+fn word(name: &str, value: &Value) -> Result<Option<String>, Refused> {
+    let Some(value) = text_of(name, value)? else { return Ok(None) };
+    // The kernel has no way to write a quote within quotes.
+    if value.contains('"') {
+        return Err("its value has a double quote");
+    }
+    plain_value(&value)?;
+    Ok(Some(match value.as_str() {
+        "" => name.to_owned(),
+        value if value.contains(' ') => format!("{name}=\"{value}\""),
+        value => format!("{name}={value}"),
+    }))
+}
+
+/// A parameter's value as text; `None` when it is null.
+pub(super) fn text_of(name: &str, value: &Value) -> Result<Option<String>, Refused> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() || !name.chars().all(plain) {
         return Err("its name has characters other than letters, digits, _, - and .");
     }
-    let value = match value {
+    Ok(Some(match value {
         Value::Null => return Ok(None),
         Value::Bool(value) => value.to_string(),
         Value::Number(value) => value.to_string(),
         Value::String(value) => value.clone(),
         Value::Array(_) | Value::Object(_) => return Err("its value is a list or an object"),
-    };
+    }))
+}
+
+/// Whether iPXE hands a value on as it is.
+pub(super) fn plain_value(value: &str) -> Result<(), Refused> {
     if !value.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
         return Err("its value has characters that are not printable ASCII");
-    }
-    // The kernel has no way to write a quote within quotes.
-    if value.contains('"') {
-        return Err("its value has a double quote");
     }
     if value.contains("${") {
         return Err("its value has ${, which iPXE would replace");
@@ -96,16 +109,13 @@ fn word(name: &str, value: &Value) -> Result<Option<String>, &'static str> {
     if value.split(' ').skip(1).any(|w| matches!(w, "||" | "&&" | ";") || w.starts_with('#')) {
         return Err("its value has a word that is an operator or a comment for iPXE");
     }
-    Ok(Some(match value.as_str() {
-        "" => name.to_owned(),
-        value if value.contains(' ') => format!("{name}=\"{value}\""),
-        value => format!("{name}={value}"),
-    }))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leases::Lease;
     use headnode_model::boot::KernelParams;
     use headnode_model::net::MacAddr;
     use proptest::prelude::*;
@@ -127,8 +137,8 @@ mod tests {
             default_console: "serial".to_owned(),
             ..BootParams::default()
         };
-        let settings = Settings::for_tests();
-        kernel_line(&settings, &Network::own(&settings), &lease, &params, &["a", "b"])
+        let node = Node { lease, ..Node::for_tests(params) };
+        kernel_line(&Settings::for_tests(), &node, &["a", "b"])
     }
 
     #[test]

@@ -1,37 +1,55 @@
-//! Boot scripts for iPXE, one per machine.
+//! Boot scripts, one per machine: for iPXE, and for GRUB legacy.
+//!
+//! They are rendered for each request, from templates that a site may replace by its own ones
+//! ([`templates`]), the machine's parameters ([`Node`]) and the platforms on disk ([`Platforms`]).
 
 mod args;
+mod bootfs;
+mod digests;
+mod grub;
+mod illumos;
+mod networking;
+mod node;
 mod platforms;
+mod settings;
+mod smartos;
+mod templates;
+mod text;
 
 use std::sync::Arc;
 
-use headnode_model::boot::BootParams;
+use axum::body::Bytes;
 use headnode_model::net::MacAddr;
 use headnode_model::{paths, ports};
-use tera::{Context, Tera};
+use serde_json::json;
+use tera::Context;
 
-pub use args::kernel_line;
+pub use bootfs::BootFile;
+pub use node::{Choice, Node};
 pub use platforms::{Kind, Platform, PlatformError, Platforms};
+pub use settings::Settings as ScriptSettings;
+pub use templates::TemplateError;
 
 use crate::Error;
-use crate::leases::Lease;
-use crate::networks::Network;
+use crate::params::Origin;
 use crate::settings::Settings;
+use templates::{CHAIN, IDENTIFY, LINUX, MENU, MESSAGE, SMARTOS, Templates};
+use text::{Wait, lines, pause, plain};
 
-const LINUX: &str = "linux.ipxe";
-const MESSAGE: &str = "message.ipxe";
-const CHAIN: &str = "chain.ipxe";
-const IDENTIFY: &str = "identify.ipxe";
-/// Seconds until a machine that could not be booted tries again.
-const RETRY: u32 = 10;
+/// Most platforms in a menu.
+const OFFERED: usize = 12;
 
 /// A script for a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
-    /// What iPXE runs.
+    /// What the loader runs.
     pub text: String,
+    /// What it does: `boot`, `menu`, `message`.
+    pub kind: &'static str,
     /// Why it does not boot the machine, when it does not.
     pub problem: Option<String>,
+    /// The platform that it boots, or would.
+    pub platform: String,
 }
 
 /// Renders boot scripts.
@@ -39,8 +57,27 @@ pub struct Script {
 pub struct Scripts {
     settings: Arc<Settings>,
     platforms: Platforms,
-    templates: Tera,
+    templates: Templates,
+    digests: digests::Digests,
+    files: bootfs::Store,
     base: String,
+}
+
+/// Why a machine does not boot, for the people at its console and for operators.
+struct Refusal {
+    /// Each line that somebody is to type on a line of its own.
+    problem: String,
+    /// The platform that it would have booted.
+    platform: String,
+}
+
+impl Refusal {
+    /// A script that says so; it is logged too.
+    fn told(self, mac: MacAddr, text: String) -> Script {
+        let problem = self.problem.replace('\n', " ");
+        tracing::error!(%mac, "a node cannot be booted: {problem}");
+        Script { text, kind: "menu", problem: Some(problem), platform: self.platform }
+    }
 }
 
 impl Scripts {
@@ -49,193 +86,249 @@ impl Scripts {
     /// # Errors
     /// When a built-in template is broken.
     pub fn new(settings: Arc<Settings>) -> Result<Self, Error> {
-        let mut templates = Tera::default();
-        templates
-            .add_raw_templates([
-                (LINUX, include_str!("../../../../overlays/booter/linux.ipxe.tera")),
-                (MESSAGE, include_str!("../../../../overlays/booter/message.ipxe.tera")),
-                (IDENTIFY, include_str!("../../../../overlays/booter/identify.ipxe.tera")),
-                (CHAIN, include_str!("../../../../overlays/booter/chain.ipxe.tera")),
-            ])
-            .map_err(Error::Template)?;
         let base = match settings.ports.http {
             ports::BOOTER_HTTP => format!("http://{}", settings.admin_ip),
             port => format!("http://{}:{port}", settings.admin_ip),
         };
+        let templates = Templates::new(&settings.root)?;
         let platforms = Platforms::new(&settings.root);
-        Ok(Self { settings, platforms, templates, base })
+        let (digests, files) = (digests::Digests::default(), bootfs::Store::default());
+        Ok(Self { settings, platforms, templates, digests, files, base })
     }
 
-    /// The script for a machine: it boots, or tells on the machine's console why it cannot and
-    /// tries again after some seconds. Blocks while the disk is looked at.
+    /// The script for a machine: it boots, or tells on the machine's console why it cannot, and what
+    /// else can be done. Blocks while the disk is looked at.
     ///
     /// # Errors
-    /// When a template does not fit.
-    pub fn boot(
-        &self,
-        mac: MacAddr,
-        (lease, network): (&Lease, &Network),
-        params: &BootParams,
-    ) -> Result<Script, tera::Error> {
-        let platform = match self.platforms.choose(&params.platform) {
+    /// When a built-in template does not fit.
+    pub fn boot(&self, node: &Node) -> Result<Script, TemplateError> {
+        let mac = node.mac();
+        let platform = match self.platform(node) {
             Ok(platform) => platform,
-            Err(problem) => {
-                tracing::error!(%mac, "a node cannot be booted: {problem}");
-                return self.refuse(mac, problem.to_string());
+            Err(refusal) => return self.refuse(node, refusal),
+        };
+        let name = platform.name.clone();
+        if node.choice.menu {
+            let (heading, said) = ("asks what to boot", "You asked for the menu.".to_owned());
+            let text = self.menu(node, heading, &said, "retry")?;
+            return Ok(Script { text, kind: "menu", problem: Some(said), platform: name });
+        }
+        if node.found.params.is_rescue() && !node.choice.rescue && node.choice.platform.is_none() {
+            let said = format!(
+                "The parameters of this machine say noimport=true: it starts without its pools, for \
+                 repairs. What ends that, on the headnode:\nsdc boot set {} --remove-arg noimport",
+                self.target(node)
+            );
+            let text = self.menu(node, "boots the rescue system", &said, "rescue")?;
+            let problem = "it waits in the menu of the rescue system".to_owned();
+            return Ok(Script { text, kind: "menu", problem: Some(problem), platform: name });
+        }
+        let mut context = self.context(mac, node.choice.attempt, Wait::Mend);
+        let mut notes = Vec::new();
+        if node.found.origin == Origin::Builtin {
+            notes.push(
+                "CNAPI tells no boot parameters and none are cached: the newest platform is booted"
+                    .to_owned(),
+            );
+        }
+        context.insert("platform", &platform.name);
+        let template = match platform.kind {
+            Kind::SmartOs => {
+                let loads = self.smartos(node, &platform, node.rescue());
+                let loads = match loads.and_then(|loads| self.fit(&platform, loads)) {
+                    Ok(loads) => loads,
+                    Err(problem) => {
+                        return self.refuse(node, Refusal { problem, platform: name });
+                    }
+                };
+                notes.extend(loads.notes);
+                context.insert("args", &loads.args);
+                context.insert("modules", &loads.modules);
+                SMARTOS
+            }
+            Kind::Linux => {
+                let params = &node.found.params;
+                if !params.boot_modules.is_empty() || !params.kernel_flags.is_empty() {
+                    tracing::warn!(
+                        %mac, modules = params.boot_modules.len(), flags = params.kernel_flags.len(),
+                        "boot modules and kernel flags are for SmartOS platforms; this Linux platform \
+                         boots without them"
+                    );
+                }
+                // The names under which an EFI kernel finds its archives; a BIOS kernel gets them in
+                // memory and does not look at these parameters.
+                let bundle = paths::EXTRA_BUNDLE_NODE;
+                let bundle_name = bundle.rsplit('/').next().unwrap_or(bundle);
+                let args = args::kernel_line(&self.settings, node, &["initrd", bundle_name]);
+                context.insert("bundle", bundle);
+                context.insert("args", &args);
+                LINUX
             }
         };
-        if platform.kind == Kind::SmartOs {
-            let problem = format!(
-                "its platform {} is SmartOS, which needs the illumos boot path",
-                platform.name
-            );
-            tracing::error!(%mac, "a node cannot be booted: {problem}");
-            return self.refuse(mac, problem);
+        let notes: Vec<String> = notes.iter().map(|note| plain(note)).collect();
+        context.insert("notes", &notes);
+        match self.templates.render(template, &context) {
+            Ok(text) => Ok(Script { text, kind: "boot", problem: None, platform: name }),
+            Err(error) => self.refuse(node, Refusal { problem: error.to_string(), platform: name }),
         }
-        if !self.settings.root.join(paths::EXTRA_BUNDLE_NODE).is_file() {
-            let problem =
-                format!("the file {} is missing on the headnode", paths::EXTRA_BUNDLE_NODE);
-            tracing::error!(%mac, "a node cannot be booted: {problem}");
-            return self.refuse(mac, problem);
-        }
-        if !params.boot_modules.is_empty() || !params.kernel_flags.is_empty() {
-            tracing::warn!(
-                %mac, modules = params.boot_modules.len(), flags = params.kernel_flags.len(),
-                "boot modules and kernel flags are for SmartOS platforms; this Linux platform boots \
-                 without them"
-            );
-        }
-        // The names under which an EFI kernel finds its archives; a BIOS kernel gets them in
-        // memory and does not look at these parameters.
-        let bundle = paths::EXTRA_BUNDLE_NODE;
-        let bundle_name = bundle.rsplit('/').next().unwrap_or(bundle);
-        let args = kernel_line(&self.settings, network, lease, params, &["initrd", bundle_name]);
-        let mut context = self.context(mac);
-        context.insert("platform", &platform.name);
-        context.insert("bundle", bundle);
-        context.insert("args", &args);
-        Ok(Script { text: self.templates.render(LINUX, &context)?, problem: None })
     }
 
-    fn refuse(&self, mac: MacAddr, problem: String) -> Result<Script, tera::Error> {
-        Ok(Script { text: self.message(mac, &problem)?, problem: Some(problem) })
+    /// The platform that a machine boots, when all of it is there.
+    fn platform(&self, node: &Node) -> Result<Platform, Refusal> {
+        let wanted = node.platform();
+        let refusal = |problem| Refusal { problem, platform: wanted.to_owned() };
+        let platform = self.platforms.choose(wanted).map_err(|error| {
+            let place = self.settings.root.join(paths::PLATFORMS);
+            let mend = match &error {
+                PlatformError::Io { .. } => "Look at the headnode's disk.".to_owned(),
+                PlatformError::None(_) => format!(
+                    "Unpack a platform image into {}, as {0}/20260101T000000Z.",
+                    place.display()
+                ),
+                PlatformError::Missing(_) | PlatformError::Name(_) => format!(
+                    "Unpack the platform into {}, or choose another one, on the headnode:\n\
+                     sdc boot set {} --platform latest",
+                    place.display(),
+                    self.target(node)
+                ),
+            };
+            refusal(format!("{error}. {mend}"))
+        })?;
+        if platform.kind == Kind::Linux
+            && !self.settings.root.join(paths::EXTRA_BUNDLE_NODE).is_file()
+        {
+            return Err(refusal(format!(
+                "the file {} is missing on the headnode. Copy it from the key's folder bundle to {}",
+                paths::EXTRA_BUNDLE_NODE,
+                self.settings.root.join(paths::EXTRA_BUNDLE_NODE).display()
+            )));
+        }
+        Ok(platform)
+    }
+
+    /// Whose parameters an operator has to change: the server's, or those of unknown ones.
+    fn target(&self, node: &Node) -> String {
+        node.found.server.map_or_else(|| "default".to_owned(), |uuid| uuid.to_string())
+    }
+
+    fn refuse(&self, node: &Node, refusal: Refusal) -> Result<Script, TemplateError> {
+        let text = self.menu(node, "cannot boot this machine", &refusal.problem, "retry")?;
+        Ok(refusal.told(node.mac(), text))
+    }
+
+    fn menu(
+        &self,
+        node: &Node,
+        heading: &str,
+        said: &str,
+        first: &str,
+    ) -> Result<String, TemplateError> {
+        let bundle = self.settings.root.join(paths::EXTRA_BUNDLE_NODE).is_file();
+        let mut there = self.platforms.list().unwrap_or_default();
+        there.retain(|platform| platform.kind == Kind::SmartOs || bundle);
+        let rescue = self.platforms.choose(&node.found.params.platform).ok();
+        let rescue = rescue.filter(|wanted| there.contains(wanted)).or(there.first().cloned());
+        let offered: Vec<_> = there
+            .iter()
+            .take(OFFERED)
+            .map(|platform| json!({ "name": platform.name, "kind": platform.kind.word() }))
+            .collect();
+        let mut context = self.context(node.mac(), node.choice.attempt, Wait::Mend);
+        context.insert("heading", heading);
+        context.insert("lines", &lines(said));
+        context.insert("first", first);
+        context.insert("platforms", &offered);
+        context.insert("rescue", &rescue.map(|platform| platform.name).unwrap_or_default());
+        self.say(MENU, &context)
+    }
+
+    /// Renders a template that says what is wrong: ours when the site's own one is wrong too.
+    fn say(&self, name: &'static str, context: &Context) -> Result<String, TemplateError> {
+        self.templates.render(name, context).or_else(|error| {
+            tracing::error!("{error}");
+            self.templates.render_ours(name, context)
+        })
     }
 
     /// A script with which a machine comes back and tells its UUID, serial number and maker.
     ///
     /// # Errors
     /// When the template does not fit.
-    pub fn identify(&self, mac: MacAddr) -> Result<String, tera::Error> {
-        self.templates.render(IDENTIFY, &self.context(mac))
+    pub fn identify(&self, mac: MacAddr, attempt: u32) -> Result<String, TemplateError> {
+        let mut context = self.context(mac, attempt, Wait::Mend);
+        context.insert("try", &attempt);
+        self.templates.render(IDENTIFY, &context)
     }
 
     /// A script that shows a message and tries again.
     ///
     /// # Errors
-    /// When the template does not fit.
-    pub fn message(&self, mac: MacAddr, message: &str) -> Result<String, tera::Error> {
-        let mut context = self.context(mac);
-        context.insert("message", &plain(message));
-        self.templates.render(MESSAGE, &context)
+    /// When the built-in template does not fit.
+    pub fn message(
+        &self,
+        mac: MacAddr,
+        attempt: u32,
+        message: &str,
+    ) -> Result<String, TemplateError> {
+        let mut context = self.context(mac, attempt, Wait::Mend);
+        context.insert("lines", &lines(message));
+        self.say(MESSAGE, &context)
+    }
+
+    /// A script for a machine that waits for an operator: it says so, and asks again after a while.
+    ///
+    /// # Errors
+    /// When the built-in template does not fit.
+    pub fn hold(&self, mac: MacAddr, attempt: u32) -> Result<String, TemplateError> {
+        let mut context = self.context(mac, attempt, Wait::Operator);
+        context.insert("lines", &lines(&hold_text(mac)));
+        self.say(MESSAGE, &context)
     }
 
     /// The script for an iPXE whose machine is not known from the URL.
     ///
     /// # Errors
     /// When the template does not fit.
-    pub fn chain(&self) -> Result<String, tera::Error> {
+    pub fn chain(&self) -> Result<String, TemplateError> {
         let mut context = Context::new();
         context.insert("base", &self.base);
         self.templates.render(CHAIN, &context)
     }
 
-    fn context(&self, mac: MacAddr) -> Context {
+    /// A file of a machine, as its last script named it; `None` when it had no script lately, or
+    /// there is no such file.
+    pub fn kept_file(&self, mac: MacAddr, name: &str) -> Option<Option<Bytes>> {
+        let files = self.files.get(mac)?;
+        Some(bootfs::find(&files, name))
+    }
+
+    /// A file of a machine, made anew.
+    pub fn file(&self, node: &Node, name: &str) -> Option<Bytes> {
+        let platform = self.platforms.choose(node.platform()).ok();
+        let made = platform.filter(|platform| platform.kind == Kind::SmartOs);
+        if let Some(platform) = made
+            && self.smartos(node, &platform, node.rescue()).is_ok()
+        {
+            return self.kept_file(node.mac(), name).flatten();
+        }
+        bootfs::find(&self.files(node), name)
+    }
+
+    fn context(&self, mac: MacAddr, attempt: u32, wait: Wait) -> Context {
         let mut context = Context::new();
         context.insert("base", &self.base);
         context.insert("mac", &mac.to_string());
         context.insert("bare", &mac.bare());
         context.insert("server", &self.settings.admin_ip.to_string());
-        context.insert("retry", &RETRY);
+        context.insert("retry", &pause(mac, attempt, wait));
+        context.insert("next", &attempt.saturating_add(1));
         context
     }
 }
 
-/// A text that iPXE prints as it is: without its expansions, operators and comments.
-fn plain(text: &str) -> String {
-    let kept = |c: char| c.is_ascii_alphanumeric() || " .,:/_-()='\"".contains(c);
-    text.chars().map(|c| if kept(c) { c } else { ' ' }).collect()
+fn hold_text(mac: MacAddr) -> String {
+    format!("an operator has to let it in. On the headnode:\nsdc boot approve {mac}")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn scripts(root: &std::path::Path) -> Scripts {
-        let settings = Settings { root: root.to_owned(), ..Settings::for_tests() };
-        Scripts::new(Arc::new(settings)).unwrap()
-    }
-
-    fn mac() -> MacAddr {
-        MacAddr([0x90, 0xb8, 0xd0, 1, 2, 3])
-    }
-
-    fn network() -> Network {
-        Network::own(&Settings::for_tests())
-    }
-
-    fn lease() -> Lease {
-        Lease { mac: mac(), ip: [10, 99, 99, 40].into(), uuid: None, seen: 0, until: 0, tag: None }
-    }
-
-    #[test]
-    fn a_linux_node_gets_kernel_archives_and_parameters() {
-        let dir = tempfile::tempdir().unwrap();
-        let platform = dir.path().join("os/20260101T000000Z/platform/x86_64");
-        fs::create_dir_all(&platform).unwrap();
-        fs::write(platform.join("vmlinuz"), "").unwrap();
-        fs::write(platform.join("initrd"), "").unwrap();
-        fs::create_dir_all(dir.path().join("extra/agents")).unwrap();
-        let scripts = scripts(dir.path());
-        let params = BootParams { serial: "ttyb".into(), ..BootParams::default() };
-        let none = scripts.boot(mac(), (&lease(), &network()), &params).unwrap().text;
-        assert!(none.contains("echo   the file extra/agents/node.cpio.zst is missing"), "{none}");
-        fs::write(dir.path().join("extra/agents/node.cpio.zst"), "").unwrap();
-        let script = scripts.boot(mac(), (&lease(), &network()), &params).unwrap();
-        assert_eq!(script.problem, None);
-        let text = script.text;
-        let kernel = "kernel http://10.99.99.7/os/20260101T000000Z/platform/x86_64/vmlinuz \
-            console=tty0 console=ttyS0,115200n8 console=ttyS1,115200n8 \
-            BOOTIF=01-90-b8-d0-01-02-03 ip=10.99.99.40::10.99.99.1:255.255.255.0:: \
-            assets_admin_ip=10.99.99.7 hostname=90-b8-d0-01-02-03 \
-            initrd=initrd initrd=node.cpio.zst || goto failed\n";
-        assert!(text.contains(kernel), "{text}");
-        assert!(text.starts_with("#!ipxe\n"));
-        assert!(
-            text.contains("\ninitrd http://10.99.99.7/extra/agents/node.cpio.zst ||"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_machine_that_cannot_be_booted_is_told_why_and_tries_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let scripts = scripts(dir.path());
-        let params = BootParams { platform: "20200101T000000Z".into(), ..BootParams::default() };
-        let script = scripts.boot(mac(), (&lease(), &network()), &params).unwrap();
-        assert!(script.problem.unwrap().contains("20200101T000000Z"));
-        let text = script.text;
-        assert!(text.contains("20200101T000000Z"), "{text}");
-        assert!(
-            text.contains(
-                "sleep 10\nchain --replace --autofree http://10.99.99.7/boot.ipxe.0190B8D0010203"
-            ),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn messages_hold_nothing_that_ipxe_interprets() {
-        assert_eq!(plain("a ${b} || c; #d\ne && f"), "a   b     c   d e    f");
-    }
-}
+mod tests;

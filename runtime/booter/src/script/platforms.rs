@@ -16,6 +16,19 @@ pub enum Kind {
     SmartOs,
 }
 
+impl Kind {
+    /// Its name for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Linux => "Linux",
+            Self::SmartOs => "SmartOS",
+        }
+    }
+}
+
+/// SmartOS' boot archive below `platform/`.
+pub(super) const BOOT_ARCHIVE: &str = "i86pc/amd64/boot_archive";
+
 /// A platform image that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
@@ -82,6 +95,21 @@ impl Platforms {
         Ok(newest.map(|(_, platform)| platform))
     }
 
+    /// All images, the newest first.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<Platform>, PlatformError> {
+        let mut all = self.all()?;
+        all.sort_by_key(|(stamp, _)| std::cmp::Reverse(*stamp));
+        Ok(all.into_iter().map(|(_, platform)| platform).collect())
+    }
+
+    /// A file of an image, `platform/…` below its folder.
+    pub(super) fn file(&self, platform: &Platform, name: &str) -> PathBuf {
+        self.folder.join(&platform.name).join("platform").join(name)
+    }
+
     fn all(&self) -> Result<Vec<(Stamp, Platform)>, PlatformError> {
         let error = |source| PlatformError::Io { folder: self.folder.clone(), source };
         let entries = match fs::read_dir(&self.folder) {
@@ -96,7 +124,7 @@ impl Platforms {
             let has = |path: &str| platform.join(path).is_file();
             let kind = if has("x86_64/vmlinuz") && has("x86_64/initrd") {
                 Kind::Linux
-            } else if has("i86pc/kernel/amd64/unix") {
+            } else if has("i86pc/kernel/amd64/unix") && has(BOOT_ARCHIVE) {
                 Kind::SmartOs
             } else {
                 continue;
@@ -126,6 +154,8 @@ mod tests {
         assert_eq!(platforms.newest().unwrap(), None);
         file("20260101t000000z/platform/x86_64/initrd");
         file("20250101T000000Z/platform/i86pc/kernel/amd64/unix");
+        assert!(matches!(platforms.choose("20250101T000000Z"), Err(PlatformError::Missing(_))));
+        file("20250101T000000Z/platform/i86pc/amd64/boot_archive");
         file("something/else");
         let linux = Platform { name: "20260101t000000z".into(), kind: Kind::Linux };
         assert_eq!(platforms.choose("").unwrap(), linux);
@@ -133,5 +163,7 @@ mod tests {
         assert_eq!(platforms.choose("20250101T000000Z").unwrap().kind, Kind::SmartOs);
         assert!(matches!(platforms.choose("20240101T000000Z"), Err(PlatformError::Missing(_))));
         assert!(matches!(platforms.choose("../../etc"), Err(PlatformError::Name(_))));
+        let names: Vec<String> = platforms.list().unwrap().into_iter().map(|p| p.name).collect();
+        assert_eq!(names, ["20260101t000000z", "20250101T000000Z"]);
     }
 }

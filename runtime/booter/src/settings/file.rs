@@ -7,7 +7,7 @@ use headnode_model::config::Problem;
 use serde::Deserialize;
 
 use crate::networks::Network;
-use crate::{admission, dhcp, http, progress};
+use crate::{admission, dhcp, http, params, progress, script};
 
 /// Larger files are no settings of ours, in bytes.
 const SIZE_LIMIT: u64 = 4 << 20;
@@ -30,6 +30,10 @@ pub struct File {
     pub admission: admission::Settings,
     /// When a machine is called stuck.
     pub progress: progress::Settings,
+    /// Where boot parameters come from, and how they are kept.
+    pub params: params::Settings,
+    /// What the machines' iPXE can do.
+    pub script: script::ScriptSettings,
 }
 
 /// Why the file cannot be used.
@@ -78,6 +82,8 @@ impl File {
         problems.extend(self.http.problems());
         problems.extend(self.admission.problems());
         problems.extend(self.progress.problems());
+        problems.extend(self.params.problems());
+        problems.extend(self.script.problems());
         problems
     }
 }

@@ -1,0 +1,145 @@
+//! Small files that are made for each machine: `networking.json`, CNAPI's boot modules, digests.
+//!
+//! What a script names has to be what is fetched a moment later, though CNAPI may have changed its
+//! mind in between: the files are kept for some minutes as they were when the script was made.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use headnode_model::boot::BootModule;
+use headnode_model::net::MacAddr;
+
+use super::digests::sha1_of;
+
+/// How long a machine's files are kept as they were.
+const KEPT: Duration = Duration::from_secs(600);
+/// Most machines whose files are kept; those of others are made anew when they are asked for.
+const MACHINES: usize = 4096;
+/// Largest module in bytes; CNAPI's own limit is 4 KiB (C§4.2).
+const LARGEST: usize = 64 << 10;
+/// Longest path of a module.
+const LONGEST: usize = 128;
+
+/// A file for one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootFile {
+    /// Its path below `/bootfs/<mac>/`, also where the booted system finds it.
+    pub name: String,
+    /// Its content.
+    pub content: Bytes,
+    /// Whether it comes with its digest, for the kernel to check.
+    pub hash: bool,
+}
+
+impl BootFile {
+    pub(super) fn new(name: &str, content: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), content: content.into(), hash: true }
+    }
+}
+
+/// A boot module as a file.
+pub(super) fn module(module: &BootModule) -> Result<BootFile, &'static str> {
+    let name = &module.path;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.+/".contains(c);
+    let parts = || name.split('/');
+    if name.is_empty() || name.len() > LONGEST || !name.chars().all(plain) {
+        return Err("its path is not 1 to 128 letters, digits, _, -, ., + and /");
+    }
+    if parts().any(|part| matches!(part, "" | "." | "..")) {
+        return Err("its path is not relative, or has . or .. in it");
+    }
+    if module.kind != "base64" {
+        return Err("its type is not base64");
+    }
+    if module.content.len() / 4 * 3 > LARGEST {
+        return Err("it is larger than 64 KiB");
+    }
+    let content = STANDARD.decode(&module.content).map_err(|_| "its content is not base64")?;
+    Ok(BootFile::new(name, content))
+}
+
+/// A file by the name that a machine asks for, with `.hash` at its end for the digest.
+pub(super) fn find(files: &[BootFile], name: &str) -> Option<Bytes> {
+    if let Some(file) = files.iter().find(|file| file.name == name) {
+        return Some(file.content.clone());
+    }
+    let hashed = name.strip_suffix(".hash")?;
+    let file = files.iter().find(|file| file.name == hashed)?;
+    Some(Bytes::from(sha1_of(&file.content)))
+}
+
+type Kept = (Instant, Arc<Vec<BootFile>>);
+
+/// The files of machines that got a script lately.
+#[derive(Debug, Default)]
+pub(super) struct Store(Mutex<HashMap<MacAddr, Kept>>);
+
+impl Store {
+    fn all(&self) -> MutexGuard<'_, HashMap<MacAddr, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn put(&self, mac: MacAddr, files: Arc<Vec<BootFile>>) {
+        let mut all = self.all();
+        if all.len() >= MACHINES && !all.contains_key(&mac) {
+            all.retain(|_, (at, _)| at.elapsed() < KEPT);
+        }
+        if all.len() < MACHINES || all.contains_key(&mac) {
+            all.insert(mac, (Instant::now(), files));
+        }
+    }
+
+    pub fn get(&self, mac: MacAddr) -> Option<Arc<Vec<BootFile>>> {
+        let all = self.all();
+        let (at, files) = all.get(&mac)?;
+        (at.elapsed() < KEPT).then(|| Arc::clone(files))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(path: &str, content: &str) -> BootModule {
+        BootModule { path: path.into(), kind: "base64".into(), content: content.into() }
+    }
+
+    #[test]
+    fn modules_become_files_with_digests_and_bad_ones_do_not() {
+        let files = [module(&of("etc/abc", "YWJj")).unwrap()];
+        assert_eq!(find(&files, "etc/abc").unwrap(), "abc");
+        let digest = "a9993e364706816aba3e25717850c26c9cd0d89d";
+        assert_eq!(find(&files, "etc/abc.hash").unwrap(), digest);
+        assert_eq!(find(&files, "etc"), None);
+        for (path, content) in
+            [("", ""), ("/a", ""), ("a/../b", ""), ("a b", ""), ("a${b}", ""), ("a", "%")]
+        {
+            assert!(module(&of(path, content)).is_err(), "{path}");
+        }
+        assert!(module(&of("a", &"A".repeat(200_000))).is_err());
+        assert!(module(&BootModule { kind: "text".into(), ..of("a", "") }).is_err());
+    }
+
+    #[test]
+    fn the_files_of_so_many_machines_are_kept() {
+        let store = Store::default();
+        for n in 0..10_000u32 {
+            let [a, b, c, d] = n.to_be_bytes();
+            store.put(MacAddr([2, 0, a, b, c, d]), Arc::default());
+        }
+        assert_eq!(store.all().len(), MACHINES);
+        assert!(store.get(MacAddr([2, 0, 0, 0, 0, 1])).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_module_panics(path: String, content: String) {
+            let _ = module(&of(&path, &content));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `networking.json`, from which a SmartOS node sets up its network (C§4.7).
+
+use headnode_client::{Aggregation, Nic, NicTag};
+use serde_json::{Map, Value, json};
+
+use super::Node;
+use crate::params::Nics;
+use crate::settings::Settings;
+
+/// The file's content. Where no NAPI tells more, the machine has the one NIC that it boots from.
+pub(super) fn networking(settings: &Settings, node: &Node) -> Vec<u8> {
+    let told;
+    let nics = match &node.found.nics {
+        Some(nics) if !nics.nics.is_empty() => nics,
+        _ => {
+            told = of_lease(node);
+            &told
+        }
+    };
+    // An aggregation has the tags of its NICs: it stands for them.
+    let together = nics.aggregations.iter().filter_map(|aggregation: &Aggregation| {
+        Some(nic_tags(&aggregation.nic_tags_provided, aggregation.macs.first()?, nics))
+    });
+    let single = nics.nics.iter().map(|nic| nic_tags(&nic.nic_tags_provided, &nic.mac, nics));
+    let mut nictags: Vec<Value> = Vec::new();
+    for tag in together.chain(single).flatten() {
+        if nictags.iter().all(|other| other.get("name") != tag.get("name")) {
+            nictags.push(tag);
+        }
+    }
+    let vnics: Vec<&Nic> = nics.nics.iter().filter(|nic| nic.ip.is_some()).collect();
+    let admin = vnics.iter().find(|nic| nic.mac == node.mac());
+    let routes = admin.and_then(|nic| nic.other.get("routes")).cloned();
+    let text = json!({
+        "datacenter_name": settings.datacenter_name,
+        "dns_domain": settings.dns_domain,
+        "hostname": node.hostname(),
+        "admin_tag": node.network.nic_tag,
+        "resolvers": node.network.resolvers,
+        "routes": routes.unwrap_or_else(|| Value::Object(Map::new())),
+        "nictags": nictags,
+        "vnics": vnics,
+        "aggregations": nics.aggregations,
+    });
+    format!("{text:#}\n").into_bytes()
+}
+
+fn nic_tags(names: &[String], mac: &headnode_model::net::MacAddr, nics: &Nics) -> Vec<Value> {
+    let tag = |name: &String| {
+        let known = nics.nic_tags.iter().find(|tag| tag.name == *name);
+        let NicTag { name, uuid, mtu } =
+            known.cloned().unwrap_or(NicTag { name: name.clone(), uuid: None, mtu: None });
+        let mut tag = Map::new();
+        tag.insert("name".to_owned(), json!(name));
+        if let Some(uuid) = uuid {
+            tag.insert("uuid".to_owned(), json!(uuid));
+        }
+        tag.insert("mtu".to_owned(), json!(mtu.unwrap_or(1500)));
+        tag.insert("mac".to_owned(), json!(mac));
+        Value::Object(tag)
+    };
+    names.iter().map(tag).collect()
+}
+
+/// What is known of the machine's network without NAPI.
+fn of_lease(node: &Node) -> Nics {
+    let (network, lease) = (&node.network, &node.lease);
+    let other = json!({
+        "netmask": network.subnet.netmask(),
+        "vlan_id": 0,
+        "mtu": 1500,
+        "primary": true,
+        "resolvers": network.resolvers,
+    });
+    let mut other = match other {
+        Value::Object(other) => other,
+        _ => Map::new(),
+    };
+    if let Some(gateway) = network.gateway {
+        other.insert("gateway".to_owned(), json!(gateway));
+    }
+    let server = node.found.server.or(lease.uuid);
+    let nic = Nic {
+        mac: lease.mac,
+        belongs_to_uuid: server,
+        belongs_to_type: Some("server".to_owned()),
+        ip: Some(lease.ip.into()),
+        nic_tag: Some(network.nic_tag.clone()),
+        nic_tags_provided: vec![network.nic_tag.clone()],
+        other,
+    };
+    Nics { nics: vec![nic], ..Nics::default() }
+}

@@ -1,0 +1,200 @@
+//! The templates of scripts: ours, and a site's own ones in their place.
+
+use std::error::Error as StdError;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tera::{Context, Tera};
+
+use crate::Error;
+
+/// Where a site's own templates are, below the root.
+const SITE: &str = "config.inc/booter/templates";
+/// Larger files are no templates, in bytes.
+const SIZE_LIMIT: u64 = 1 << 20;
+
+pub(super) const LINUX: &str = "linux.ipxe";
+pub(super) const SMARTOS: &str = "smartos.ipxe";
+pub(super) const MENU: &str = "menu.ipxe";
+pub(super) const MESSAGE: &str = "message.ipxe";
+pub(super) const CHAIN: &str = "chain.ipxe";
+pub(super) const IDENTIFY: &str = "identify.ipxe";
+pub(super) const GRUB: &str = "menu.lst";
+pub(super) const GRUB_MESSAGE: &str = "message.lst";
+
+/// Our templates by name; a site's one has `.tera` at its end.
+const OURS: [(&str, &str); 8] = [
+    (LINUX, include_str!("../../../../overlays/booter/linux.ipxe.tera")),
+    (SMARTOS, include_str!("../../../../overlays/booter/smartos.ipxe.tera")),
+    (MENU, include_str!("../../../../overlays/booter/menu.ipxe.tera")),
+    (MESSAGE, include_str!("../../../../overlays/booter/message.ipxe.tera")),
+    (CHAIN, include_str!("../../../../overlays/booter/chain.ipxe.tera")),
+    (IDENTIFY, include_str!("../../../../overlays/booter/identify.ipxe.tera")),
+    (GRUB, include_str!("../../../../overlays/booter/menu.lst.tera")),
+    (GRUB_MESSAGE, include_str!("../../../../overlays/booter/message.lst.tera")),
+];
+
+/// A template that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the template {name} cannot be used: {why}")]
+pub struct TemplateError {
+    /// Its name, or its path when it is a site's own one.
+    pub name: String,
+    /// What is wrong, and in which line.
+    pub why: String,
+}
+
+impl TemplateError {
+    fn new(name: String, error: &dyn StdError) -> Self {
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            why.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        Self { name, why }
+    }
+}
+
+/// What tells one version of a site's file from another: size, time, time's fraction, number.
+type Stamp = (u64, i64, i64, u64);
+/// The site's files that are there.
+type Seen = Vec<(&'static str, Stamp)>;
+
+/// All templates.
+#[derive(Debug)]
+pub(super) struct Templates {
+    ours: Tera,
+    site: PathBuf,
+    /// The site's files as they were read, and what they gave.
+    read: Mutex<Option<(Seen, Arc<Result<Tera, TemplateError>>)>>,
+}
+
+impl Templates {
+    /// Reads ours. The site's ones are read when they are wanted, and again when they have changed.
+    ///
+    /// # Errors
+    /// When one of ours is broken.
+    pub fn new(root: &Path) -> Result<Self, Error> {
+        let mut ours = Tera::default();
+        ours.autoescape_on(Vec::<String>::new());
+        ours.add_raw_templates(OURS).map_err(Error::Template)?;
+        Ok(Self { ours, site: root.join(SITE), read: Mutex::default() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.site.join(format!("{name}.tera"))
+    }
+
+    fn seen(&self) -> Seen {
+        let stamp = |name| {
+            let about = fs::metadata(self.path(name)).ok()?;
+            Some((name, (about.len(), about.mtime(), about.mtime_nsec(), about.ino())))
+        };
+        OURS.iter().filter_map(|(name, _)| stamp(*name)).collect()
+    }
+
+    fn with_site(&self, seen: &Seen) -> Result<Tera, TemplateError> {
+        let mut all = self.ours.clone();
+        for (name, (size, ..)) in seen {
+            let path = self.path(name);
+            let shown = path.display().to_string();
+            if *size > SIZE_LIMIT {
+                let why = "it is far too large".to_owned();
+                return Err(TemplateError { name: shown, why });
+            }
+            let text = fs::read_to_string(&path)
+                .map_err(|error| TemplateError::new(shown.clone(), &error))?;
+            all.add_raw_template(name, &text).map_err(|error| TemplateError::new(shown, &error))?;
+        }
+        Ok(all)
+    }
+
+    /// Renders a template, the site's one when there is one. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where: also when it uses a variable that does not exist.
+    pub fn render(&self, name: &'static str, context: &Context) -> Result<String, TemplateError> {
+        let seen = self.seen();
+        if seen.is_empty() {
+            return self.render_ours(name, context);
+        }
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = match &*read {
+            Some((before, all)) if *before == seen => Arc::clone(all),
+            _ => {
+                let all = Arc::new(self.with_site(&seen));
+                *read = Some((seen.clone(), Arc::clone(&all)));
+                all
+            }
+        };
+        drop(read);
+        let shown = match seen.iter().any(|(own, _)| *own == name) {
+            true => self.path(name).display().to_string(),
+            false => name.to_owned(),
+        };
+        match &*all {
+            Ok(all) => all.render(name, context).map_err(|error| TemplateError::new(shown, &error)),
+            Err(TemplateError { name, why }) => {
+                Err(TemplateError { name: name.clone(), why: why.clone() })
+            }
+        }
+    }
+
+    /// Renders one of ours, whatever the site has.
+    ///
+    /// # Errors
+    /// As [`Templates::render`].
+    pub fn render_ours(
+        &self,
+        name: &'static str,
+        context: &Context,
+    ) -> Result<String, TemplateError> {
+        let rendered = self.ours.render(name, context);
+        rendered.map_err(|error| TemplateError::new(name.to_owned(), &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context() -> Context {
+        let mut context = Context::new();
+        context.insert("base", "http://10.99.99.7");
+        context
+    }
+
+    #[test]
+    fn a_sites_own_template_counts_at_once_and_ours_again_when_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = Templates::new(dir.path()).unwrap();
+        let ours = templates.render(CHAIN, &context()).unwrap();
+        assert!(ours.contains("http://10.99.99.7/boot.ipxe.01"), "{ours}");
+        let path = dir.path().join(SITE).join("chain.ipxe.tera");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "#!ipxe\necho site <{{ base }}>\n").unwrap();
+        let text = templates.render(CHAIN, &context()).unwrap();
+        assert_eq!(text, "#!ipxe\necho site <http://10.99.99.7>\n");
+        fs::write(&path, "#!ipxe\necho other\n").unwrap();
+        assert_eq!(templates.render(CHAIN, &context()).unwrap(), "#!ipxe\necho other\n");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(templates.render(CHAIN, &context()).unwrap(), ours);
+    }
+
+    #[test]
+    fn a_wrong_template_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = Templates::new(dir.path()).unwrap();
+        let path = dir.path().join(SITE).join("chain.ipxe.tera");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for wrong in ["#!ipxe\n\necho {{ bas }}\n", "#!ipxe\n\necho {{ base\n"] {
+            fs::write(&path, wrong).unwrap();
+            let error = templates.render(CHAIN, &context()).unwrap_err().to_string();
+            assert!(error.contains("templates/chain.ipxe.tera"), "{error}");
+            assert!(error.contains("3:") || error.contains("line 3"), "{error}");
+        }
+    }
+}
