@@ -89,10 +89,10 @@ impl Reload {
         if file.http.tls != before.http.tls {
             return restart("[http.tls]");
         }
-        if file.params != current.params {
+        if file.params != before.params {
             return restart("[params]");
         }
-        if file.script != current.script {
+        if file.script != before.script {
             return restart("[script]");
         }
         if let Some(certificate) = &self.certificate {

@@ -164,6 +164,7 @@ fn app(root: &Path, verdict: Verdict) -> App {
         metrics: Metrics::new(),
         gate: Arc::new(Policy(verdict)),
         observer: Arc::new(Nobody),
+        own: None,
     }
 }
 

@@ -82,6 +82,8 @@ pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Vec<Problem>
         admin_net: own.map_or(nic.net, |own| own.subnet),
         gateway: own.and_then(|own| own.gateway),
         resolvers: own.map(|own| own.resolvers.clone()).unwrap_or_default(),
+        datacenter_name: String::new(),
+        dns_domain: String::new(),
         range: range.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED)),
         lease_seconds: own.map_or(86_400, |own| own.lease_seconds),
         root,
