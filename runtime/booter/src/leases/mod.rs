@@ -190,9 +190,9 @@ impl Leases {
         Ok(changed)
     }
 
-    /// The machine took another server's offer: ours is free again.
-    pub fn withdraw_offer(&mut self, mac: MacAddr) {
-        self.pools.iter_mut().for_each(|pool| pool.drop_offer(mac));
+    /// The machine took another server's offer: ours are free again. Gives their addresses.
+    pub fn withdraw_offer(&mut self, mac: MacAddr) -> Vec<Ipv4Addr> {
+        self.pools.iter_mut().filter_map(|pool| pool.drop_offer(mac)).collect()
     }
 
     /// The machine no longer uses its address. The lease stays, as expired, so that the machine

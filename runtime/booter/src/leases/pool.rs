@@ -277,14 +277,15 @@ impl Pool {
         Some(lease)
     }
 
-    pub fn drop_offer(&mut self, mac: MacAddr) {
-        if let Some((ip, until)) = self.offers.remove(&mac) {
-            self.offer_ends.remove(&(until, mac));
-            if self.offered.get(&ip) == Some(&mac) {
-                self.offered.remove(&ip);
-            }
-            self.refresh(ip);
+    /// Forgets a machine's offer, and gives its address.
+    pub fn drop_offer(&mut self, mac: MacAddr) -> Option<Ipv4Addr> {
+        let (ip, until) = self.offers.remove(&mac)?;
+        self.offer_ends.remove(&(until, mac));
+        if self.offered.get(&ip) == Some(&mac) {
+            self.offered.remove(&ip);
         }
+        self.refresh(ip);
+        Some(ip)
     }
 
     /// Offers and conflicts that are remembered, for the bound's test.

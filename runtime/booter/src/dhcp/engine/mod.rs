@@ -230,7 +230,8 @@ impl Engine {
             && server != ours
         {
             self.note_foreign(server, mac, request.kind, now);
-            self.leases().withdraw_offer(mac);
+            let free = self.leases().withdraw_offer(mac);
+            free.into_iter().for_each(|ip| self.probes.withdraw(ip, mac));
             return Outcome::silent("it takes another server's offer");
         }
         let allowed = match asked.client {

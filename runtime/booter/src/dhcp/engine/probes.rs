@@ -60,11 +60,18 @@ struct Held {
     tries: u8,
 }
 
+/// All that wait for the same address, and until when; never none.
+#[derive(Debug)]
+struct Waiting {
+    end: Instant,
+    machines: Vec<Held>,
+}
+
 /// The probes that run.
 #[derive(Debug)]
 pub(super) struct Probes {
     on: bool,
-    held: HashMap<Ipv4Addr, Vec<Held>>,
+    held: HashMap<Ipv4Addr, Waiting>,
     count: usize,
     ends: BTreeSet<(Instant, Ipv4Addr)>,
     /// To be sent.
@@ -92,32 +99,47 @@ impl Probes {
     /// Holds a DISCOVER until `end`. Says whether there was room.
     fn hold(&mut self, ip: Ipv4Addr, end: Instant, held: Held) -> bool {
         let full = self.count >= MOST;
-        let waiting = self.held.entry(ip).or_default();
-        // The machine has sent it again: the answer must be to the latest.
-        if let Some(before) = waiting.iter_mut().find(|before| before.mac == held.mac) {
-            *before = held;
-            return true;
-        }
-        if full || waiting.len() >= MOST_OF_ADDRESS {
-            if waiting.is_empty() {
-                self.held.remove(&ip);
+        match self.held.get_mut(&ip) {
+            Some(waiting) => {
+                let mut before = waiting.machines.iter_mut();
+                // The machine has sent it again: the answer must be to the latest.
+                if let Some(before) = before.find(|before| before.mac == held.mac) {
+                    *before = held;
+                    return true;
+                }
+                if full || waiting.machines.len() >= MOST_OF_ADDRESS {
+                    return false;
+                }
+                // One probe for all that wait for the address.
+                waiting.machines.push(held);
             }
-            return false;
+            None if full => return false,
+            None => {
+                self.held.insert(ip, Waiting { end, machines: vec![held] });
+                self.ends.insert((end, ip));
+                self.new.push(ip);
+            }
         }
-        // One probe for all that wait for the address.
-        if waiting.is_empty() {
-            self.ends.insert((end, ip));
-            self.new.push(ip);
-        }
-        waiting.push(held);
         self.count += 1;
         true
     }
 
     fn take(&mut self, ip: Ipv4Addr) -> Vec<Held> {
-        let held = self.held.remove(&ip).unwrap_or_default();
-        self.count = self.count.saturating_sub(held.len());
-        held
+        let Some(Waiting { end, machines }) = self.held.remove(&ip) else { return Vec::new() };
+        self.ends.remove(&(end, ip));
+        self.count = self.count.saturating_sub(machines.len());
+        machines
+    }
+
+    /// The machine no longer wants the address.
+    pub fn withdraw(&mut self, ip: Ipv4Addr, mac: MacAddr) {
+        let Some(waiting) = self.held.get_mut(&ip) else { return };
+        let before = waiting.machines.len();
+        waiting.machines.retain(|held| held.mac != mac);
+        self.count = self.count.saturating_sub(before - waiting.machines.len());
+        if waiting.machines.is_empty() {
+            self.take(ip);
+        }
     }
 
     /// Counts a claim. Says whether its NIC is to be believed.
@@ -163,7 +185,7 @@ impl Engine {
         while let Some((end, ip)) = self.probes.ends.first().copied()
             && end <= at
         {
-            self.probes.ends.remove(&(end, ip));
+            // Also takes the end away.
             for held in self.probes.take(ip) {
                 sends.extend(self.again(&held, Round::Probed, now));
             }
@@ -176,9 +198,9 @@ impl Engine {
     /// seconds.
     pub fn arp(&mut self, message: &arp::Message, now: i64) -> Vec<Send> {
         let (ip, by) = (message.ip, message.sender);
-        let Some(held) = self.probes.held.get(&ip) else { return Vec::new() };
+        let Some(waiting) = self.probes.held.get(&ip) else { return Vec::new() };
         // The machine itself: its system runs with the address that its firmware asks for.
-        if held.iter().any(|held| held.mac == by) {
+        if waiting.machines.iter().any(|held| held.mac == by) {
             return Vec::new();
         }
         if !self.probes.believed(by, now) {
@@ -192,7 +214,6 @@ impl Engine {
             return Vec::new();
         }
         let held = self.probes.take(ip);
-        self.probes.ends.retain(|(_, other)| *other != ip);
         self.leases().in_use(ip, now);
         Metrics::count(&self.context.metrics.address_probes, "conflict");
         if let Some(first) = held.first()

@@ -34,6 +34,13 @@ impl Engine {
         self.arp(&message, 0)
     }
 
+    fn takes_another(&mut self, n: u16) {
+        let other = Ipv4Addr::new(10, 99, 99, 3);
+        let mut request = asking(Ipv4Addr::new(10, 99, 99, 200), Some(other));
+        request.set_chaddr(&mac(n));
+        assert_eq!(self.hear(&encode(&request), from("0.0.0.0:68"), 0), None);
+    }
+
     fn all_end(&mut self) -> Vec<Send> {
         self.end_probes(Instant::now() + Duration::from_secs(60), 0)
     }
@@ -162,6 +169,15 @@ fn without_a_socket_or_time_nobody_waits() {
 }
 
 #[test]
+fn who_takes_another_servers_offer_meanwhile_gets_none() {
+    let mut engine = engine();
+    engine.discovers(1);
+    engine.discovers(2);
+    engine.takes_another(1);
+    assert_eq!(engine.all_end().len(), 1);
+}
+
+#[test]
 fn who_waits_gets_nothing_when_the_server_is_switched_off_meanwhile() {
     let mut engine = engine();
     assert_eq!(engine.discovers(1), None);
@@ -214,7 +230,7 @@ fn who_claims_all_addresses_is_a_router_and_keeps_nobody_from_booting() {
 proptest! {
     #[test]
     fn whatever_happens_nobody_waits_for_ever(
-        steps in prop::collection::vec((0u8..4, 0u16..30, 0u8..3), 1..300)
+        steps in prop::collection::vec((0u8..5, 0u16..30, 0u8..3), 1..300)
     ) {
         let mut engine = engine_with(Settings::default(), |networks| {
             networks[0].ranges = vec![crate::networks::Range {
@@ -230,12 +246,14 @@ proptest! {
                     let ip = Ipv4Addr::new(10, 99, 99, 40 + (n % 10) as u8);
                     drop(engine.claims(ip, MacAddr([2, 0xff, 0, 0, 0, by])));
                 }
+                3 => engine.takes_another(n),
                 _ => drop(engine.all_end()),
             }
             let probes = &engine.probes;
-            let held: usize = probes.held.values().map(Vec::len).sum();
+            let counts = || probes.held.values().map(|waiting| waiting.machines.len());
+            let held: usize = counts().sum();
             prop_assert_eq!(held, probes.count);
-            prop_assert!(probes.held.values().all(|held| (1..=MOST_OF_ADDRESS).contains(&held.len())));
+            prop_assert!(counts().all(|count| (1..=MOST_OF_ADDRESS).contains(&count)));
             prop_assert_eq!(probes.held.len(), probes.ends.len());
             prop_assert!(probes.ends.iter().all(|(_, ip)| probes.held.contains_key(ip)));
         }
