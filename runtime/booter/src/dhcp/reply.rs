@@ -73,7 +73,7 @@ pub fn grant(request: &Request, grant: Grant<'_>) -> Result<Vec<u8>, EncodeError
     if let Some(file) = grant.file {
         boot_file(&mut message, server, file);
     }
-    finish(&message)
+    finish(&message, request)
 }
 
 /// The bytes of an OFFER or ACK without an address, beside another server's (PXE specification 2.1
@@ -96,7 +96,7 @@ pub fn proxy(
         unknown(options, OptionCode::VendorExtensions.into(), &PXE_USE_BOOT_FILE);
     }
     boot_file(&mut message, server, file);
-    finish(&message)
+    finish(&message, request)
 }
 
 /// The bytes of a NAK: the client must begin anew.
@@ -110,7 +110,7 @@ pub fn refuse(server: Ipv4Addr, request: &Request, why: &str) -> Result<Vec<u8>,
         // The client has no address that the relay could send to (RFC 2131 §4.3.2).
         message.set_flags(dhcproto::v4::Flags::from(request.flags).set_broadcast());
     }
-    finish(&message)
+    finish(&message, request)
 }
 
 fn head(server: Ipv4Addr, request: &Request, kind: MessageType) -> Message {
@@ -125,10 +125,6 @@ fn head(server: Ipv4Addr, request: &Request, kind: MessageType) -> Message {
     options.insert(DhcpOption::ServerIdentifier(server));
     if let Some(machine) = &request.machine {
         options.insert(DhcpOption::ClientMachineIdentifier(machine.clone()));
-    }
-    if let Some(relay) = &request.relay {
-        // Byte for byte, whatever is in it (RFC 3046 §2.2).
-        unknown(options, OptionCode::RelayAgentInformation.into(), relay);
     }
     message
 }
@@ -146,9 +142,23 @@ fn unknown(options: &mut dhcproto::v4::DhcpOptions, code: u8, data: &[u8]) {
     options.insert(DhcpOption::Unknown(UnknownOption::new(code.into(), data.to_vec())));
 }
 
-fn finish(message: &Message) -> Result<Vec<u8>, EncodeError> {
+fn finish(message: &Message, request: &Request) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(576);
     message.encode(&mut Encoder::new(&mut bytes))?;
+    if let Some(relay) = &request.relay {
+        // Byte for byte, whatever is in it, once, and last (RFC 3046 §2.1, §2.2). The library writes
+        // an option that it does not look into twice.
+        if bytes.last() == Some(&u8::from(OptionCode::End)) {
+            bytes.pop();
+        }
+        // Longer than an option can be: several, which the reader joins (RFC 3396).
+        for part in relay.chunks(255) {
+            bytes.push(OptionCode::RelayAgentInformation.into());
+            bytes.push(part.len() as u8);
+            bytes.extend_from_slice(part);
+        }
+        bytes.push(OptionCode::End.into());
+    }
     if bytes.len() < SHORTEST {
         bytes.resize(SHORTEST, 0);
     }

@@ -147,7 +147,12 @@ fn a_relay_gets_the_reply_with_its_information() {
     bytes.extend([82, 4, 1, 9, b'a', b'b', 255]);
     let offer = engine.told(&bytes, 0).unwrap();
     assert_eq!(offer.to, SocketAddrV4::new(relay, 67));
-    assert!(offer.bytes.windows(6).any(|w| w == [82, 4, 1, 9, b'a', b'b']));
+    // Once, and last: a relay takes off only one, and from the end.
+    let told = [82, 4, 1, 9, b'a', b'b', 255];
+    let found = |w: &&[u8]| **w == told[..6];
+    assert_eq!(offer.bytes.windows(6).filter(found).count(), 1, "{:?}", offer.bytes);
+    let end = offer.bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    assert_eq!(&offer.bytes[end - 6..=end], told);
     let stranger = Ipv4Addr::new(10, 1, 1, 1);
     let bytes = encode(message(MessageType::Discover, MAC, 0).set_giaddr(stranger));
     assert_eq!(engine.told(&bytes, 0), None);
