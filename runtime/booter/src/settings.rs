@@ -169,6 +169,9 @@ impl Settings {
         if let Err(error) = std::fs::create_dir_all(&self.state) {
             add("state", format!("{} cannot be made: {error}", self.state.display()));
         }
+        for problem in crate::script::template_problems(&self.root) {
+            add("templates", problem);
+        }
         let (first, last) = self.range;
         let reserved = self.reserved();
         let in_range = reserved.iter().filter(|ip| (first..=last).contains(*ip)).count();

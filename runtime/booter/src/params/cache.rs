@@ -109,6 +109,10 @@ impl Cache {
 
     /// The cached parameters of a machine. A damaged file is logged and counts as none.
     pub async fn get(&self, mac: MacAddr) -> Option<Cached> {
+        // Strangers cost no look at the disk.
+        if !self.0.index().contains_key(&mac) {
+            return None;
+        }
         let inner = Arc::clone(&self.0);
         tokio::task::spawn_blocking(move || inner.get(mac)).await.ok().flatten()
     }
@@ -171,10 +175,6 @@ impl Inner {
     }
 
     fn get(&self, mac: MacAddr) -> Option<Cached> {
-        // Strangers cost no look at the disk.
-        if !self.index().contains_key(&mac) {
-            return None;
-        }
         let path = self.path(mac);
         read(&path).unwrap_or_else(|error| {
             tracing::error!(file = %path.display(), "cached boot parameters are not used: {error}");

@@ -16,6 +16,7 @@ mod smartos;
 mod templates;
 mod text;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -38,6 +39,14 @@ use text::{Wait, lines, pause, plain};
 
 /// Most platforms in a menu.
 const OFFERED: usize = 12;
+
+/// What is wrong with the site's own templates below a root such as `/usbkey`. Blocks.
+pub fn template_problems(root: &Path) -> Vec<String> {
+    match Templates::new(root) {
+        Ok(templates) => templates.problems().iter().map(ToString::to_string).collect(),
+        Err(error) => vec![error.to_string()],
+    }
+}
 
 /// A script for a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -84,8 +84,8 @@ impl Scripts {
         let archive = format!("/os/{}/platform/{BOOT_ARCHIVE}", platform.name);
         let mut files = self.files(node);
         let mut modules = vec![Module::new(archive.clone(), "rootfs", "ramdisk")];
-        match self.hash(platform)? {
-            _ if rescue => {}
+        match if rescue { Hash::Unwanted } else { self.hash(platform)? } {
+            Hash::Unwanted => {}
             Hash::File => modules.push(Module::new(format!("{archive}.hash"), "hash", "ramdisk")),
             Hash::Digest(digest) => {
                 modules.push(Module::new(format!("{own}/{OWN_HASH}"), "hash", "ramdisk"));
@@ -200,4 +200,6 @@ enum Hash {
     Digest(String),
     /// It is nowhere.
     Unknown,
+    /// The archive is not to be checked.
+    Unwanted,
 }

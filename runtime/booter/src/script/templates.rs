@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::{Value, json};
 use tera::{Context, Tera};
 
 use crate::Error;
@@ -63,13 +64,16 @@ type Stamp = (u64, i64, i64, u64);
 /// The site's files that are there.
 type Seen = Vec<(&'static str, Stamp)>;
 
+/// Ours and the site's ones together, or why they are not usable.
+type All = Arc<Result<Tera, TemplateError>>;
+
 /// All templates.
 #[derive(Debug)]
 pub(super) struct Templates {
     ours: Tera,
     site: PathBuf,
     /// The site's files as they were read, and what they gave.
-    read: Mutex<Option<(Seen, Arc<Result<Tera, TemplateError>>)>>,
+    read: Mutex<Option<(Seen, All)>>,
 }
 
 impl Templates {
@@ -143,6 +147,16 @@ impl Templates {
         }
     }
 
+    /// What is wrong with the site's own templates: each is rendered with made-up values. Blocks.
+    pub fn problems(&self) -> Vec<TemplateError> {
+        let seen = self.seen();
+        let render = |(name, _): &(&'static str, Stamp)| self.render(name, &sample(name)).err();
+        let mut problems: Vec<TemplateError> = seen.iter().filter_map(render).collect();
+        // One that cannot be read spoils all.
+        problems.dedup_by(|a, b| a.name == b.name);
+        problems
+    }
+
     /// Renders one of ours, whatever the site has.
     ///
     /// # Errors
@@ -157,9 +171,67 @@ impl Templates {
     }
 }
 
+/// Values as a template of this name gets them.
+fn sample(name: &str) -> Context {
+    let module = json!({ "path": "/x", "kind": "file", "name": "x" });
+    let mut all = json!({
+        "base": "http://192.0.2.1", "mac": "02:00:00:00:00:01", "bare": "020000000001",
+        "server": "192.0.2.1", "retry": 10, "next": 1,
+    });
+    let more = match name {
+        LINUX => json!({ "platform": "x", "notes": ["x"], "bundle": "x", "args": "x" }),
+        SMARTOS => json!({ "platform": "x", "notes": ["x"], "args": "x", "modules": [module] }),
+        MENU => json!({
+            "heading": "x", "lines": ["x"], "first": "retry", "rescue": "x",
+            "platforms": [{ "name": "x", "kind": "Linux" }],
+        }),
+        MESSAGE => json!({ "lines": ["x"] }),
+        IDENTIFY => json!({ "try": 0 }),
+        GRUB => json!({
+            "platform": "x", "unit": 0, "serial": true,
+            "entries": [{ "title": "x", "args": "x", "modules": [module] }],
+        }),
+        GRUB_MESSAGE => json!({ "lines": ["x"], "unit": 0 }),
+        _ => json!({}),
+    };
+    if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
+        if name == CHAIN {
+            all.retain(|name, _| name == "base");
+        }
+        all.extend(more);
+    }
+    let mut context = Context::new();
+    for (name, value) in all.as_object().into_iter().flatten() {
+        context.insert(name.clone(), value);
+    }
+    context
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_templates_of_a_site_are_looked_at_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = Templates::new(dir.path()).unwrap();
+        assert!(templates.problems().is_empty());
+        fs::create_dir_all(dir.path().join(SITE)).unwrap();
+        let file = |name: &str| dir.path().join(SITE).join(format!("{name}.tera"));
+        // Ours with what they are given, and nothing more.
+        for (name, text) in OURS {
+            fs::write(file(name), text).unwrap();
+        }
+        assert_eq!(templates.problems().len(), 0, "{:?}", templates.problems());
+        fs::write(file(MENU), "{{ args }}").unwrap();
+        fs::write(file(GRUB), "{{ lines }}").unwrap();
+        let problems = templates.problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        fs::write(file(LINUX), "{{").unwrap();
+        let problems = templates.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].to_string().contains("linux.ipxe.tera"));
+    }
 
     fn context() -> Context {
         let mut context = Context::new();
