@@ -11,7 +11,8 @@ use axum::routing::get;
 use axum::{Extension, Router};
 
 use super::Peer;
-use super::boot::{Loader, Who};
+use super::boot::Loader;
+pub(super) use super::boot::Who;
 use crate::admission::Gate;
 use crate::dhcp;
 use crate::leases::Leases;
