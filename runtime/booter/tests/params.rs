@@ -13,7 +13,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use headnode_client::{Cnapi, Napi};
 use headnode_model::net::MacAddr;
-use sdc_booter::params::{Cache, Directory, Lookup, Origin, Patience};
+use sdc_booter::params::{Cache, Cached, Directory, Lookup, Origin, Patience};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,7 @@ impl Fake {
 }
 
 fn patience() -> Patience {
-    Patience { budget: Duration::from_millis(1500), cached: Duration::from_millis(300), lookups: 4 }
+    Patience { budget: Duration::from_secs(10), cached: Duration::from_millis(300), lookups: 4 }
 }
 
 fn boot(platform: &str) -> Value {
@@ -286,4 +286,51 @@ async fn what_is_kept_is_brought_up_to_date_while_nobody_boots() {
     world.kept("newer").await;
     stop.cancel();
     refreshing.await.unwrap();
+}
+
+/// Set in the process that writes until it is killed; the state folder.
+const WRITER: &str = "TEST_CACHE_WRITER";
+
+#[tokio::test]
+async fn a_cache_whose_writer_was_killed_has_whole_files_only() {
+    let params = |n: usize| {
+        let args = (0..200).map(|at| (format!("a{at}"), json!(n))).collect();
+        headnode_model::boot::BootParams {
+            platform: n.to_string(),
+            kernel_args: args,
+            ..headnode_model::boot::BootParams::default()
+        }
+    };
+    let cached = |n| Cached { params: params(n), known_server: true, server: None, nics: None };
+    if let Some(state) = std::env::var_os(WRITER) {
+        let cache = Cache::open(Path::new(&state), 1000).unwrap();
+        for n in 0.. {
+            cache.put(MAC, cached(n)).await;
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cache/90-b8-d0-01-02-03.json");
+    for round in 0..8 {
+        let name = "a_cache_whose_writer_was_killed_has_whole_files_only";
+        let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact"])
+            .env(WRITER, dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // It has written something since it began, and is killed while it goes on.
+        let before = std::fs::metadata(&file).and_then(|about| about.modified()).ok();
+        let until = Instant::now() + LIMIT;
+        while std::fs::metadata(&file).and_then(|about| about.modified()).ok() == before {
+            assert!(Instant::now() < until);
+            std::thread::sleep(Duration::from_micros(300 * round));
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        let cache = Cache::open(dir.path(), 1000).unwrap();
+        let kept = cache.get(MAC).await.expect("half a file");
+        let n = kept.params.platform.parse().unwrap();
+        assert_eq!(kept, cached(n));
+        assert_eq!(std::fs::read_dir(dir.path().join("cache")).unwrap().count(), 1);
+    }
 }

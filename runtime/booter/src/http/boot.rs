@@ -78,6 +78,20 @@ struct Asked {
     node: Node,
 }
 
+/// The machine's address and network. Beside another DHCP server that is the address it comes from.
+pub(super) fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc<Network>)> {
+    let leases = app.leases.lock().unwrap_or_else(PoisonError::into_inner);
+    let lease = match (app.dhcp.get().mode, peer.to_canonical()) {
+        (Mode::Server, _) => leases.get(mac)?.clone(),
+        (_, IpAddr::V4(ip)) => Lease { mac, ip, uuid: None, seen: 0, until: 0, tag: None },
+        (_, IpAddr::V6(_)) => return None,
+    };
+    let (circuit, link, giaddr) = (None, None, Ipv4Addr::UNSPECIFIED);
+    let at = leases.place(&Place { circuit, link, giaddr, ciaddr: lease.ip })?;
+    let network = Arc::clone(leases.network(at)?);
+    Some((lease, network))
+}
+
 impl App {
     /// The script for an iPXE whose machine is not known from the URL.
     pub(super) async fn chain(&self) -> Result<String, TemplateError> {
@@ -94,20 +108,6 @@ impl App {
         rendered.unwrap_or_else(|error| {
             Err(TemplateError { name: "of a boot script".to_owned(), why: error.to_string() })
         })
-    }
-
-    /// The machine's address and network. Beside another DHCP server that is the address it comes from.
-    pub(super) fn lease(&self, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc<Network>)> {
-        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = match (self.dhcp.get().mode, peer.to_canonical()) {
-            (Mode::Server, _) => leases.get(mac)?.clone(),
-            (_, IpAddr::V4(ip)) => Lease { mac, ip, uuid: None, seen: 0, until: 0, tag: None },
-            (_, IpAddr::V6(_)) => return None,
-        };
-        let (circuit, link, giaddr) = (None, None, Ipv4Addr::UNSPECIFIED);
-        let at = leases.place(&Place { circuit, link, giaddr, ciaddr: lease.ip })?;
-        let network = Arc::clone(leases.network(at)?);
-        Some((lease, network))
     }
 
     async fn ask(&self, (lease, network): (Lease, Arc<Network>), who: &Who) -> Asked {
@@ -140,7 +140,7 @@ impl App {
     ) -> Result<Option<String>, TemplateError> {
         let attempt = who.attempt();
         // Nothing is looked up or cached for a MAC that never got an address: anybody can make them up.
-        let Some(place) = self.lease(mac, peer) else {
+        let Some(place) = lease(self, mac, peer) else {
             tracing::warn!(%mac, "a machine without a lease asked for its boot script");
             if loader == Loader::Grub {
                 return Ok(None);
@@ -197,7 +197,7 @@ impl App {
     /// A small file that is made for a machine (C§4.3), with `.hash` at its end its digest; none for
     /// a machine that may not boot.
     pub(super) async fn file(&self, mac: MacAddr, name: &str, peer: IpAddr) -> Option<Bytes> {
-        let place = self.lease(mac, peer)?;
+        let place = lease(self, mac, peer)?;
         if let Some(kept) = self.scripts.kept_file(mac, name) {
             return kept;
         }

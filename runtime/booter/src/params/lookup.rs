@@ -17,7 +17,7 @@ use super::{Answer, Cache, Cached, Nics, Origin, ParamSource};
 
 /// Most questions that wait or run; more machines than that get what the cache has.
 const FLIGHTS: usize = 4096;
-/// The share of the patience that a source gets which did not answer the last question.
+/// The part of the patience that a source gets which lets others wait already.
 const DISTRUST: u32 = 8;
 /// Questions of a round of refreshing that run together (C§4.2).
 const TOGETHER: usize = 16;
@@ -80,7 +80,7 @@ struct Inner {
     /// Places for questions that run.
     places: Semaphore,
     flights: Mutex<HashMap<Key, watch::Receiver<Outcome>>>,
-    /// The last question got no answer.
+    /// Somebody has waited in vain since the last answer.
     silent: AtomicBool,
 }
 
@@ -172,7 +172,10 @@ impl Lookup {
                 None => Err("no answer".to_owned()),
             },
             Ok(Err(_)) => Err("asking has failed".to_owned()),
-            Err(_) => Err(format!("no answer within {} s", limit.as_secs_f32())),
+            Err(_) => {
+                self.0.silent.store(true, Ordering::Relaxed);
+                Err(format!("no answer within {} s", limit.as_secs_f32()))
+            }
         }
     }
 
@@ -192,8 +195,8 @@ impl Lookup {
             let landing = Landing(inner, key);
             let inner = &landing.0;
             let outcome = inner.ask(key).await;
-            inner.silent.store(outcome.is_err(), Ordering::Relaxed);
             if let Ok(answer) = &outcome {
+                inner.silent.store(false, Ordering::Relaxed);
                 // Before it is told: whoever asks after that finds it.
                 inner.cache.refresh(key.0, answer.clone()).await;
             }

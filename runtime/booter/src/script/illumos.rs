@@ -101,17 +101,9 @@ pub(super) fn command_line(flags: &[String], properties: &[String], console: &st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::args::tests::ipxe;
     use proptest::prelude::*;
     use serde_json::json;
-
-    /// The words of a line as iPXE sees them: split at blanks, up to an operator or a comment, and
-    /// joined again by single blanks.
-    fn ipxe(line: &str) -> String {
-        assert!(!line.contains("${"));
-        let words = line.split_whitespace();
-        let operator = |w: &&str| !matches!(*w, "||" | "&&" | ";") && !w.starts_with('#');
-        words.take_while(operator).collect::<Vec<_>>().join(" ")
-    }
 
     /// Properties as the kernel reads them, by its rules at the top of this file.
     fn kernel(line: &str) -> Vec<(String, String)> {
