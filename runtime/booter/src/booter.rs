@@ -223,7 +223,10 @@ impl Booter {
         });
         let others = engine.others();
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
-        let files = tftp::Files::new(settings.firmware()).or(settings.more_firmware());
+        let files = match settings.more_firmware() {
+            None => tftp::Files::new(settings.firmware()),
+            Some(more) => tftp::Files::below(settings.firmware(), more),
+        };
         let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
             .map_err(state("opening the TFTP socket for"))?;
         let patience = Patience {

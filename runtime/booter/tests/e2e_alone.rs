@@ -121,6 +121,10 @@ fn e2e_alone_hosts_groups_and_all_others_boot_their_own() {
     lab.run(&lab.peer, "tftp", &["-m", "binary", SERVER, "-c", "get", "pxelinux.0", "loader"]);
     assert_eq!(lab.log("loader"), "the loader");
 
+    // What such a loader asks for then.
+    lab.run(&lab.peer, "tftp", &["-m", "binary", SERVER, "-c", "get", "debian/linux", "linux"]);
+    assert_eq!(lab.log("linux"), "the kernel");
+
     let (address, file) = machine(&lab, "02:00:00:00:0a:03");
     assert!(address.starts_with("10.99.128.") && file == "undionly.kpxe", "{address} {file}");
     let other = get(&lab, "/boot.ipxe.01020000000A03");

@@ -9,7 +9,7 @@ use headnode_model::config::{Problem, Problems};
 use headnode_model::{paths, timing};
 
 use super::boot::Boot;
-use super::config::{Fault, Host, Read, Top};
+use super::config::{Config, Fault, Host, Read, Top};
 use super::plan::way;
 use super::{Alone, IPXE, Nic, Plan, networks};
 use crate::admission::Verdict;
@@ -156,7 +156,7 @@ fn check(read: &mut Read, nic: Option<&Nic>) {
     for (index, host) in config.hosts.iter().enumerate() {
         // One that could not be read is told already.
         if *host != Host::default() {
-            check_host(read, index, host);
+            check_host(read, index, host, &config);
         }
     }
     twins(read, "mac", config.hosts.iter().map(|host| host.macs().to_vec()));
@@ -164,7 +164,6 @@ fn check(read: &mut Read, nic: Option<&Nic>) {
     let serial = |host: &Host| host.serial.as_deref().map(|serial| serial.trim().to_lowercase());
     twins(read, "serial", config.hosts.iter().map(|host| Vec::from_iter(serial(host))));
     twins(read, "hostname", config.hosts.iter().map(|host| Vec::from_iter(host.hostname.clone())));
-    // An array of machines that boots nothing is no plan yet.
     if let Some(nic) = nic {
         check_networks(read, nic);
     }
@@ -204,7 +203,7 @@ fn sections(read: &mut Read, path: &str, boot: &Boot) {
     }
 }
 
-fn check_host(read: &mut Read, index: usize, host: &Host) {
+fn check_host(read: &mut Read, index: usize, host: &Host, config: &Config) {
     let path = format!("host.{index}");
     let mut add = |key: &str, message: &str| read.fault(&format!("{path}.{key}"), message);
     let blank = |text: &Option<String>| text.as_deref().is_some_and(|text| text.trim().is_empty());
@@ -220,19 +219,19 @@ fn check_host(read: &mut Read, index: usize, host: &Host) {
     if host.hostname.as_deref().is_some_and(|name| !is_hostname(name)) {
         add("hostname", "a name has 1 to 63 letters, digits and -, in parts with dots between");
     }
-    let groups = read.config.groups.clone();
+    let groups = &config.groups;
     if let Some(group) = host.group.as_ref().filter(|group| !groups.contains_key(*group)) {
         let names: Vec<String> = groups.keys().cloned().collect();
         let message = format!("there is no [group.{group}]: there are {names:?}");
         read.fault(&format!("{path}.group"), message);
     }
     sections(read, &path, &host.boot());
-    if way(host, &groups, &read.config.default).is_none() {
+    if way(host, groups, &config.default).is_none() {
         let message = "nothing says what it boots: give kernel, script, local_disk or bootfile here, \
                        in its group or in [default]";
         read.fault(&path, message);
     }
-    let policy = read.config.file.admission.policy;
+    let policy = config.file.admission.policy;
     if policy == Verdict::Ignore && host.macs().is_empty() && host.uuid.is_none() {
         let message = "with policy = \"ignore\" no machine comes far enough to tell its serial \
                        number: give mac or uuid, or write policy = \"hold\"";

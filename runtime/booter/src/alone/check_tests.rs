@@ -196,3 +196,55 @@ fn the_example_parses_as_it_is_and_with_all_its_settings() {
     assert_eq!(config.file.networks.len(), 1);
     assert!(config.file.http.tls.is_some());
 }
+
+/// What may stand where something else should.
+const PIECES: [&str; 14] = [
+    "",
+    "\n",
+    "=",
+    "\"",
+    "{",
+    "}",
+    "{serial}",
+    "[",
+    "]",
+    "[[host]]\n",
+    "true",
+    "-1",
+    "é\u{0}",
+    "\"/../x\"",
+];
+/// What no machine's answer may bring into a script.
+const HOSTILE: &str = "x\n|| hostile ${net0/mac} && #";
+
+proptest::proptest! {
+    /// The example with a few pieces exchanged: most of it is still understood.
+    #[test]
+    fn a_damaged_file_is_told_and_never_gives_a_machine_a_command_of_its_own(
+        edits in proptest::collection::vec((0usize..4000, 0usize..30, 0usize..PIECES.len()), 0..4),
+    ) {
+        let mut text = uncommented();
+        for (at, length, piece) in edits {
+            let from = text.floor_char_boundary(at.min(text.len()));
+            let to = text.floor_char_boundary((from + length).min(text.len()));
+            text.replace_range(from..to, PIECES[piece]);
+        }
+        let told = faults(&text, &nic());
+        proptest::prop_assert!(told.iter().all(|fault| !fault.message.is_empty()));
+        let config = Read::text(&text).config;
+        let scripts = super::super::Scripts::new(
+            Live::new(Plan::new(&config)), "/nonexistent".into(), nic().ip, 80,
+        );
+        let macs = config.hosts.iter().flat_map(|host| host.macs().to_vec());
+        for mac in macs.chain(["02:00:00:00:00:01".parse().unwrap()]) {
+            let machine = crate::admission::Machine {
+                mac, uuid: None, serial: Some(HOSTILE), vendor: None, rack: None,
+            };
+            let asked = super::super::Asked { machine, ip: nic().ip, identified: true };
+            let answer = super::super::ScriptSource::script(&scripts, &asked);
+            let super::super::Answer::Script { text, .. } = answer else { panic!("{answer:?}") };
+            proptest::prop_assert!(text.starts_with("#!ipxe\n"), "{}", text);
+            proptest::prop_assert!(!text.contains("hostile ") && !text.contains("|| hostile"), "{}", text);
+        }
+    }
+}

@@ -88,6 +88,15 @@ impl Folders {
         Ok(opened)
     }
 
+    /// Opens a file for the caller alone, as [`Folders::open`] does.
+    ///
+    /// # Errors
+    /// As [`Folders::open`].
+    pub(crate) fn open_new(&self, name: &str) -> io::Result<File> {
+        let opened = self.open_now(name)?;
+        Arc::try_unwrap(opened.file).or_else(|shared| shared.try_clone())
+    }
+
     /// Closes what is not shared any more: an open file that was deleted takes its space on disk.
     pub(super) fn close_old(&self) {
         self.shared().retain(|_, (at, _)| at.elapsed() < SHARED);

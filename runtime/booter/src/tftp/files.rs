@@ -1,4 +1,5 @@
-//! The files that are handed out: those in one flat folder, and nothing else.
+//! The files that are handed out: those in one flat folder or, without a headnode, in a whole tree;
+//! and nothing else.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -7,8 +8,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::http::Folders;
+
 /// Larger files are no boot programs; kernels and archives go by HTTP.
 const SIZE_LIMIT: u64 = 32 << 20;
+
+/// Of a whole tree, kernels and archives too: loaders without iPXE fetch them by TFTP.
+const TREE_LIMIT: u64 = 128 << 20;
 
 /// Why a file is not handed out.
 #[derive(Debug, thiserror::Error)]
@@ -37,22 +43,21 @@ type Shared = HashMap<String, (Version, Weak<[u8]>)>;
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
-    /// Where files are that the folder lacks.
-    more: Option<PathBuf>,
+    /// Whole trees of folders instead of the one.
+    trees: Option<Folders>,
     shared: Mutex<Shared>,
 }
 
 impl Files {
     /// The files in `folder`.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, more: None, shared: Mutex::default() }
+        Self { folder, trees: None, shared: Mutex::default() }
     }
 
-    /// Files that are missing in the folder come from `more`.
-    #[must_use]
-    pub fn or(mut self, more: Option<&Path>) -> Self {
-        self.more = more.map(Path::to_owned);
-        self
+    /// The files in `folder` and in the folders below it; those that it lacks come from `more`.
+    pub fn below(folder: PathBuf, more: &Path) -> Self {
+        let trees = Folders::default().with("", &folder).with("", more);
+        Self { trees: Some(trees), ..Self::new(folder) }
     }
 
     /// A file's content. Blocks while it is read from disk.
@@ -61,30 +66,18 @@ impl Files {
     /// Why it is not handed out.
     pub fn read(&self, name: &str) -> Result<Arc<[u8]>, Refused> {
         // Firmware asks for `/name` when it takes a path for relative to the root.
-        let name = name.strip_prefix('/').unwrap_or(name);
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-            return Err(Refused::Name);
-        }
-        let not_followed = |folder: &Path| {
-            OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-                .open(folder.join(name))
+        let name = match &self.trees {
+            None => name.strip_prefix('/').unwrap_or(name),
+            // And GRUB for `//name`.
+            Some(_) => name.trim_start_matches('/'),
         };
-        let mut opened = not_followed(&self.folder);
-        if let (Err(error), Some(more)) = (&opened, &self.more)
-            && error.kind() == io::ErrorKind::NotFound
-        {
-            opened = not_followed(more);
-        }
-        let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refused::Missing),
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(Refused::Kind),
-            other => other?,
+        let file = match &self.trees {
+            None => self.flat(name)?,
+            Some(trees) => below(trees, name)?,
         };
+        let limit = if self.trees.is_some() { TREE_LIMIT } else { SIZE_LIMIT };
         let about = file.metadata()?;
-        if !about.is_file() || about.len() > SIZE_LIMIT {
+        if !about.is_file() || about.len() > limit {
             return Err(Refused::Kind);
         }
         let version = (about.ino(), about.len(), about.mtime(), about.mtime_nsec());
@@ -100,11 +93,44 @@ impl Files {
         shared.insert(name.to_owned(), (version, Arc::downgrade(&content)));
         Ok(content)
     }
+
+    fn flat(&self, name: &str) -> Result<File, Refused> {
+        if !plain(name) {
+            return Err(Refused::Name);
+        }
+        let not_followed = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(self.folder.join(name));
+        match not_followed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Missing),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(Refused::Kind),
+            other => Ok(other?),
+        }
+    }
+}
+
+fn plain(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)
+}
+
+/// A file in a tree: never outside of it, whatever links there are.
+fn below(trees: &Folders, name: &str) -> Result<File, Refused> {
+    // PXELINUX asks for names with `:` and `+`.
+    let part = |part: &str| plain(&part.replace([':', '+', '@', '~', '='], "_"));
+    if !name.split('/').all(part) {
+        return Err(Refused::Name);
+    }
+    match trees.open_new(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Missing),
+        other => Ok(other?),
+    }
 }
 
 fn whole(file: File, length: u64) -> io::Result<Arc<[u8]>> {
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(SIZE_LIMIT).read_to_end(&mut content)?;
+    file.take(length).read_to_end(&mut content)?;
     Ok(content.into())
 }
 
@@ -131,10 +157,39 @@ mod tests {
         assert!(matches!(files.read("none"), Err(Refused::Missing)));
         assert!(matches!(files.read("link"), Err(Refused::Kind)));
         assert!(matches!(files.read("sub"), Err(Refused::Kind)));
-        std::fs::write(dir.path().join("more"), "of the package").unwrap();
-        assert_eq!(&*files.or(Some(dir.path())).read("more").unwrap(), b"of the package");
-        let files = Files::new(folder.clone());
         std::fs::write(folder.join("a.kpxe"), "newer").unwrap();
         assert_eq!(&*files.read("a.kpxe").unwrap(), b"newer");
+    }
+
+    #[test]
+    fn trees_are_read_and_nothing_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, more) = (dir.path().join("root"), dir.path().join("more"));
+        for folder in [root.join("pxelinux.cfg"), more.clone()] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        std::fs::write(dir.path().join("secret"), "s").unwrap();
+        std::fs::write(root.join("pxelinux.cfg/01-02-03"), "config").unwrap();
+        std::fs::write(root.join("a"), "the root's").unwrap();
+        std::fs::write(more.join("a"), "the package's").unwrap();
+        std::fs::write(more.join("b"), "b of the package").unwrap();
+        std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
+        let files = Files::below(root, &more);
+        for (name, content) in [
+            ("pxelinux.cfg/01-02-03", "config"),
+            ("//pxelinux.cfg/01-02-03", "config"),
+            ("a", "the root's"),
+            ("/b", "b of the package"),
+        ] {
+            assert_eq!(&*files.read(name).unwrap(), content.as_bytes(), "{name}");
+        }
+        for name in
+            ["", "/", "../secret", "pxelinux.cfg/../../secret", "pxelinux.cfg//a", ".x", "a/.x"]
+        {
+            assert!(matches!(files.read(name), Err(Refused::Name)), "{name:?}");
+        }
+        assert!(matches!(files.read("link"), Err(Refused::Missing)));
+        assert!(matches!(files.read("pxelinux.cfg/none"), Err(Refused::Missing)));
+        assert!(files.read("pxelinux.cfg").is_err());
     }
 }
