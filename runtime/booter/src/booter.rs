@@ -184,7 +184,14 @@ impl Booter {
         });
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
         let files = tftp::Files::new(settings.firmware());
-        let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
+        let context = tftp::Context {
+            files,
+            rendered: Arc::new(tftp::NothingRendered),
+            settings: sections.tftp.clone(),
+            metrics: metrics.clone(),
+            observer: Arc::clone(&tracker) as Arc<dyn Observer>,
+        };
+        let tftp = tftp::Server::new(sockets.tftp, context)
             .map_err(state("opening the TFTP socket for"))?;
         let lookup =
             Lookup::new(Arc::clone(&source), cache, settings.budget, settings.cached_budget);

@@ -7,12 +7,13 @@ use headnode_model::config::Problems;
 use crate::leases::Leases;
 use crate::live::Live;
 use crate::settings::{BESIDE_CONFIG, File, Settings};
-use crate::{admission, dhcp, http, networks, progress};
+use crate::{admission, dhcp, http, networks, progress, tftp};
 
 /// What the servers read anew for each request.
 #[derive(Debug)]
 pub(crate) struct Sections {
     pub dhcp: Live<dhcp::Settings>,
+    pub tftp: Live<tftp::Settings>,
     pub http: Live<http::Limits>,
     pub admission: Live<admission::Settings>,
     pub progress: Live<progress::Settings>,
@@ -22,6 +23,7 @@ impl Sections {
     pub fn new(file: &File) -> Self {
         Self {
             dhcp: Live::new(file.dhcp.clone()),
+            tftp: Live::new(file.tftp.clone()),
             http: Live::new(file.http.clone()),
             admission: Live::new(file.admission.clone()),
             progress: Live::new(file.progress.clone()),
@@ -82,6 +84,7 @@ impl Reload {
         };
         note("dhcp", file.dhcp != current.dhcp);
         note("network", file.networks != current.networks);
+        note("tftp", file.tftp != current.tftp);
         note("http", file.http != current.http);
         note("admission", file.admission != current.admission);
         note("progress", file.progress != current.progress);
@@ -90,6 +93,7 @@ impl Reload {
             leases.reconfigure(wanted.networks());
         }
         self.sections.dhcp.set(file.dhcp.clone());
+        self.sections.tftp.set(file.tftp.clone());
         self.sections.http.set(file.http.clone());
         self.sections.admission.set(file.admission.clone());
         self.sections.progress.set(file.progress.clone());

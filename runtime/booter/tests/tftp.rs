@@ -172,13 +172,17 @@ async fn edk2s_size_probe_and_its_real_request_from_the_same_port_work() {
 async fn a_repeated_ack_does_not_double_the_data() {
     let world = world(Arc::default()).await;
     let mut client = Client::new(0).await;
-    client.request(&world, "undionly.kpxe", "octet", &[]).await;
-    client.receive().await;
+    client.request(&world, "undionly.kpxe", "octet", &[("timeout", "2")]).await;
+    assert_eq!(client.receive().await, b"\0\x06timeout\x002\0");
+    for _ in 0..5 {
+        client.ack(0).await;
+    }
+    assert_eq!(client.receive().await[..4], [0, 3, 0, 1]);
     for _ in 0..5 {
         client.ack(1).await;
     }
     assert_eq!(client.receive().await[..4], [0, 3, 0, 2]);
-    // Nothing but the retransmission after 0.5 s.
+    // Nothing but the retransmission, after the 2 s that were agreed.
     assert_eq!(client.receive_within(Duration::from_millis(300)).await, None);
 }
 
