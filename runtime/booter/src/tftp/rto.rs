@@ -8,6 +8,8 @@ const FIRST: Duration = Duration::from_millis(500);
 /// Least wait beyond the mean round trip: firmware polls its NIC, some as seldom as ten times a
 /// second.
 const LEAST: Duration = Duration::from_millis(100);
+/// What timers are exact to.
+const TICK: Duration = Duration::from_millis(2);
 /// Longest wait.
 const MOST: Duration = Duration::from_secs(5);
 
@@ -54,9 +56,11 @@ impl Rto {
         });
     }
 
-    /// The mean round trip; zero before the first measurement.
-    pub fn mean(&self) -> Duration {
-        self.measured.map_or(Duration::ZERO, |(mean, _)| mean)
+    /// After which time an answer that has come so far always did. When there is a hint of a loss,
+    /// no more than this need be waited.
+    pub fn soon(&self) -> Duration {
+        let usual = |(mean, deviation): (Duration, Duration)| mean + mean.max(deviation * 4);
+        self.measured.map_or(FIRST, usual) + TICK
     }
 }
 
@@ -78,6 +82,7 @@ mod tests {
             rto.measure(ms(200));
         }
         assert_eq!(rto.wait(), ms(300));
+        assert_eq!(rto.soon(), ms(402));
         rto.in_vain();
         rto.in_vain();
         assert_eq!(rto.wait(), ms(1200));

@@ -64,8 +64,6 @@ pub struct Transfer<'a> {
     patience: Duration,
     /// Set anew seldom: an answer comes thousands of times before a wait is over.
     timer: Pin<Box<Sleep>>,
-    /// Acknowledgements that may still come for the blocks after a lost one.
-    stale: usize,
     confirmed: bool,
     resent: u32,
 }
@@ -89,20 +87,8 @@ impl<'a> Transfer<'a> {
         let patience = terms.timeout.map_or(least, |wait| (wait * 6).clamp(least, most));
         let timer = Box::pin(sleep_until(Instant::now() + patience));
         let rto = Rto::new(terms.timeout);
-        let (stale, confirmed, resent) = (0, false, 0);
-        Self {
-            channel,
-            content,
-            terms,
-            ticket,
-            settings,
-            rto,
-            patience,
-            timer,
-            stale,
-            confirmed,
-            resent,
-        }
+        let (confirmed, resent) = (false, 0);
+        Self { channel, content, terms, ticket, settings, rto, patience, timer, confirmed, resent }
     }
 
     /// Sends everything.
@@ -167,10 +153,15 @@ impl<'a> Transfer<'a> {
     async fn window(&mut self, done: usize, last: usize) -> io::Result<Result<usize, Ending>> {
         let mut sent = self.send_blocks(done, last).await?;
         let give_up = sent + self.patience;
-        let (mut once, mut repeated) = (true, false);
+        // Whether nothing was sent twice, and whether there is a hint that the first block was lost.
+        let (mut once, mut hint) = (true, false);
         loop {
-            // As with the options: one packet until the client has answered.
-            let next = if self.confirmed { sent + self.rto.wait() } else { give_up };
+            let next = match self.confirmed {
+                // As with the options: one packet until the client has answered.
+                false => give_up,
+                true if hint => sent + self.rto.wait().min(self.rto.soon()),
+                true => sent + self.rto.wait(),
+            };
             match self.answer(next.min(give_up)).await? {
                 Answer::Ack(block) => {
                     // Block numbers roll over after 65535.
@@ -180,35 +171,26 @@ impl<'a> Transfer<'a> {
                             self.rto.measure(sent.elapsed());
                         }
                         self.confirm();
-                        self.stale = last - done - ahead;
-                        if self.stale == 0 {
+                        if ahead == last - done {
                             self.channel.quiet();
                         }
                         return Ok(Ok(ahead));
                     }
-                    // An acknowledgement of the block before the window tells that the window's
-                    // first block was lost. Once is enough: answering each repeated one would
-                    // double the traffic for ever (RFC 1123 §4.2.3.1), and with single blocks it is
-                    // never needed.
-                    if ahead != 0 || self.terms.window == 1 || repeated {
-                        continue;
-                    }
-                    // Some clients say so for each block that follows a lost one. This window
-                    // cannot be meant before it has arrived.
-                    if self.stale > 0 && sent.elapsed() < self.rto.mean() / 2 {
-                        self.stale -= 1;
-                        continue;
-                    }
-                    repeated = true;
+                    // An acknowledgement of the block before the window may tell that the window's
+                    // first block was lost, or be a repetition, or meant for what followed a loss
+                    // in the window before. Answering it at once would double the traffic for ever
+                    // (RFC 1123 §4.2.3.1), so what was sent gets the time to be answered first.
+                    // With single blocks it tells nothing.
+                    hint |= ahead == 0 && self.terms.window > 1;
+                    continue;
                 }
                 Answer::Late if Instant::now() >= give_up => return Ok(Err(Ending::Silent)),
-                Answer::Late => {
-                    self.rto.in_vain();
-                    repeated = false;
-                }
+                // Not the client's fault: the next wait need not be longer.
+                Answer::Late if hint => {}
+                Answer::Late => self.rto.in_vain(),
                 Answer::Over(ending) => return Ok(Err(ending)),
             }
-            once = false;
+            (once, hint) = (false, false);
             self.resent += 1;
             sent = self.send_blocks(done, last).await?;
         }
