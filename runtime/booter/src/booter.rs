@@ -8,6 +8,7 @@ use headnode_model::booter::{Boot, BooterStatus};
 use headnode_model::net::MacAddr;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -135,6 +136,27 @@ fn folders(settings: &Settings) -> http::Folders {
     }
 }
 
+/// What is handed out by TFTP.
+fn programs(settings: &Settings) -> tftp::Files {
+    match settings.more_firmware() {
+        None => tftp::Files::new(settings.firmware()),
+        Some(more) => tftp::Files::below(settings.firmware(), more),
+    }
+}
+
+/// What TFTP clients get by name that is no file: scripts and menus.
+struct Rendered(Arc<http::App>);
+
+#[async_trait::async_trait]
+impl tftp::VirtualFiles for Rendered {
+    async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes> {
+        if !http::App::is_virtual(name) {
+            return None;
+        }
+        self.0.render_virtual(name, peer.ip()).await
+    }
+}
+
 /// What machines boot without a headnode.
 fn own_scripts(settings: &Settings) -> Option<Arc<dyn ScriptSource>> {
     let plan = settings.alone.as_ref()?.plan.clone();
@@ -223,12 +245,6 @@ impl Booter {
         });
         let others = engine.others();
         let dhcp = dhcp::Server::new(sockets.dhcp, engine, file);
-        let files = match settings.more_firmware() {
-            None => tftp::Files::new(settings.firmware()),
-            Some(more) => tftp::Files::below(settings.firmware(), more),
-        };
-        let tftp = tftp::Server::new(sockets.tftp, files, metrics.clone())
-            .map_err(state("opening the TFTP socket for"))?;
         let patience = Patience {
             budget: settings.budget,
             cached: settings.cached_budget,
@@ -245,6 +261,16 @@ impl Booter {
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
             own: own_scripts(&settings),
         });
+
+        let context = tftp::Context {
+            files: programs(&settings),
+            rendered: Arc::new(Rendered(Arc::clone(&app))),
+            settings: sections.tftp.clone(),
+            metrics: metrics.clone(),
+            observer: Arc::clone(&tracker) as Arc<dyn Observer>,
+        };
+        let tftp = tftp::Server::new(sockets.tftp, context)
+            .map_err(state("opening the TFTP socket for"))?;
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let pause = Duration::from_secs(settings.more.params.refresh_seconds.into());

@@ -10,12 +10,13 @@ use crate::leases::Leases;
 use crate::live::Live;
 use crate::networks::Network;
 use crate::settings::{BESIDE_CONFIG, File, Settings};
-use crate::{admission, dhcp, http, networks, progress};
+use crate::{admission, dhcp, http, networks, progress, tftp};
 
 /// What the servers read anew for each request.
 #[derive(Debug)]
 pub(crate) struct Sections {
     pub dhcp: Live<dhcp::Settings>,
+    pub tftp: Live<tftp::Settings>,
     pub http: Live<http::Limits>,
     pub admission: Live<admission::Settings>,
     pub progress: Live<progress::Settings>,
@@ -25,6 +26,7 @@ impl Sections {
     pub fn new(file: &File) -> Self {
         Self {
             dhcp: Live::new(file.dhcp.clone()),
+            tftp: Live::new(file.tftp.clone()),
             http: Live::new(file.http.clone()),
             admission: Live::new(file.admission.clone()),
             progress: Live::new(file.progress.clone()),
@@ -106,6 +108,7 @@ impl Reload {
         };
         note("dhcp", file.dhcp != before.dhcp);
         note("network", networks != *networks_before);
+        note("tftp", file.tftp != before.tftp);
         note("http", file.http != before.http);
         note("admission", file.admission != before.admission);
         note("progress", file.progress != before.progress);
@@ -119,6 +122,7 @@ impl Reload {
             alone.plan.set(plan);
         }
         self.sections.dhcp.set(file.dhcp.clone());
+        self.sections.tftp.set(file.tftp.clone());
         self.sections.http.set(file.http.clone());
         self.sections.admission.set(file.admission.clone());
         self.sections.progress.set(file.progress.clone());

@@ -7,7 +7,7 @@ use headnode_model::config::Problem;
 use serde::Deserialize;
 
 use crate::networks::Network;
-use crate::{admission, dhcp, http, params, progress, script};
+use crate::{admission, dhcp, http, params, progress, script, tftp};
 
 /// Larger files are no settings of ours, in bytes.
 const SIZE_LIMIT: u64 = 4 << 20;
@@ -24,6 +24,8 @@ pub struct File {
     /// Networks behind relays.
     #[serde(rename = "network")]
     pub networks: Vec<Network>,
+    /// Limits of TFTP, and the ports it sends from.
+    pub tftp: tftp::Settings,
     /// Limits of HTTP, and TLS.
     pub http: http::Limits,
     /// Which machines may boot.
@@ -79,6 +81,7 @@ impl File {
     /// What is wrong with the sections, each on its own.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.dhcp.problems();
+        problems.extend(self.tftp.problems());
         problems.extend(self.http.problems());
         problems.extend(self.admission.problems());
         problems.extend(self.progress.problems());

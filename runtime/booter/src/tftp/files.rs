@@ -6,7 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
 use crate::http::Folders;
 
@@ -33,44 +34,76 @@ pub enum Refused {
     Io(#[from] io::Error),
 }
 
+/// How long a file that is being sent is taken for unchanged: a thousand machines that ask for the
+/// same boot program need not wait for a thousand looks at the disk.
+const FRESH: Duration = Duration::from_millis(200);
+
 /// Which content a file had: changes when the file is replaced.
 type Version = (u64, u64, i64, i64);
 
 /// Contents that a transfer is sending at the moment, by file name.
-type Shared = HashMap<String, (Version, Weak<[u8]>)>;
+type Shared = HashMap<String, Known>;
+
+#[derive(Debug)]
+struct Known {
+    version: Version,
+    /// When the version was last looked at.
+    checked: Instant,
+    content: Weak<Vec<u8>>,
+}
 
 /// A folder of boot programs. Transfers that run at the same time share a file's content.
-#[derive(Debug)]
+/// Cloning shares them.
+#[derive(Debug, Clone)]
 pub struct Files {
     folder: PathBuf,
     /// Whole trees of folders instead of the one.
-    trees: Option<Folders>,
-    shared: Mutex<Shared>,
+    trees: Option<Arc<Folders>>,
+    shared: Arc<Mutex<Shared>>,
 }
 
 impl Files {
     /// The files in `folder`.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, trees: None, shared: Mutex::default() }
+        Self { folder, trees: None, shared: Arc::default() }
     }
 
     /// The files in `folder` and in the folders below it; those that it lacks come from `more`.
     pub fn below(folder: PathBuf, more: &Path) -> Self {
         let trees = Folders::default().with("", &folder).with("", more);
-        Self { trees: Some(trees), ..Self::new(folder) }
+        Self { trees: Some(Arc::new(trees)), ..Self::new(folder) }
+    }
+
+    /// The name under which a file is looked for.
+    fn key<'a>(&self, name: &'a str) -> &'a str {
+        match &self.trees {
+            // Firmware asks for `/name` when it takes a path for relative to the root.
+            None => name.strip_prefix('/').unwrap_or(name),
+            // And GRUB for `//name`.
+            Some(_) => name.trim_start_matches('/'),
+        }
+    }
+
+    /// A file's content, when it is being sent to somebody else and was looked at just now. Never
+    /// blocks.
+    pub fn hot(&self, name: &str) -> Option<Arc<Vec<u8>>> {
+        // Who reads a file from disk holds the lock.
+        let shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let name = self.key(name);
+        let known = shared.get(name).filter(|known| known.checked.elapsed() < FRESH)?;
+        known.content.upgrade()
     }
 
     /// A file's content. Blocks while it is read from disk.
     ///
     /// # Errors
     /// Why it is not handed out.
-    pub fn read(&self, name: &str) -> Result<Arc<[u8]>, Refused> {
-        // Firmware asks for `/name` when it takes a path for relative to the root.
-        let name = match &self.trees {
-            None => name.strip_prefix('/').unwrap_or(name),
-            // And GRUB for `//name`.
-            Some(_) => name.trim_start_matches('/'),
-        };
+    pub fn read(&self, name: &str) -> Result<Arc<Vec<u8>>, Refused> {
+        let name = self.key(name);
         let file = match &self.trees {
             None => self.flat(name)?,
             Some(trees) => below(trees, name)?,
@@ -82,15 +115,18 @@ impl Files {
         }
         let version = (about.ino(), about.len(), about.mtime(), about.mtime_nsec());
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, content)) = shared.get(name)
-            && *known == version
-            && let Some(content) = content.upgrade()
+        let checked = Instant::now();
+        if let Some(known) = shared.get_mut(name)
+            && known.version == version
+            && let Some(content) = known.content.upgrade()
         {
+            known.checked = checked;
             return Ok(content);
         }
-        let content = whole(file, about.len())?;
+        let content = Arc::new(whole(file, about.len())?);
         // Bounded by the number of files in the folder.
-        shared.insert(name.to_owned(), (version, Arc::downgrade(&content)));
+        let known = Known { version, checked, content: Arc::downgrade(&content) };
+        shared.insert(name.to_owned(), known);
         Ok(content)
     }
 
@@ -128,10 +164,10 @@ fn below(trees: &Folders, name: &str) -> Result<File, Refused> {
     }
 }
 
-fn whole(file: File, length: u64) -> io::Result<Arc<[u8]>> {
+fn whole(file: File, length: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     file.take(length).read_to_end(&mut content)?;
-    Ok(content.into())
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -148,7 +184,8 @@ mod tests {
         std::os::unix::fs::symlink("../secret", folder.join("link")).unwrap();
         let files = Files::new(folder.clone());
         let first = files.read("a.kpxe").unwrap();
-        assert_eq!(&*first, b"abc");
+        assert_eq!(*first, b"abc");
+        assert!(Arc::ptr_eq(&first, &files.hot("/a.kpxe").unwrap()));
         assert!(Arc::ptr_eq(&first, &files.read("/a.kpxe").unwrap()));
         for name in ["", "/", "..", "../secret", "//a.kpxe", "sub/x", "a\\b", ".hidden", "a\0", "é"]
         {
@@ -158,7 +195,10 @@ mod tests {
         assert!(matches!(files.read("link"), Err(Refused::Kind)));
         assert!(matches!(files.read("sub"), Err(Refused::Kind)));
         std::fs::write(folder.join("a.kpxe"), "newer").unwrap();
-        assert_eq!(&*files.read("a.kpxe").unwrap(), b"newer");
+        assert_eq!(*files.read("a.kpxe").unwrap(), b"newer");
+        // Nobody holds it any more.
+        drop(first);
+        assert!(files.hot("a.kpxe").is_none());
     }
 
     #[test]

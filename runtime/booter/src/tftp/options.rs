@@ -8,7 +8,7 @@ use super::packet::ReadRequest;
 /// Many boot ROMs cannot put fragments together, so we never agree to more.
 const BLOCK_MAX: u64 = 1468;
 /// Blocks sent without waiting; more overruns the few receive buffers of a boot ROM.
-const WINDOW_MAX: u64 = 32;
+pub const WINDOW_MAX: u64 = 32;
 
 /// The terms of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]

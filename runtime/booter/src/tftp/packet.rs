@@ -6,6 +6,10 @@ use std::fmt;
 const NAME_LIMIT: usize = 128;
 /// Most options that are looked at; all clients together know six.
 const OPTION_LIMIT: usize = 16;
+/// Bytes of a DATA packet before the content.
+pub const DATA_HEAD: usize = 4;
+/// Most bytes of an ACK or ERROR that are looked at.
+pub const ANSWER_LIMIT: usize = 516;
 
 /// Why bytes are no packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -109,12 +113,10 @@ fn number(bytes: &[u8]) -> Option<(u16, &[u8])> {
     Some((u16::from_be_bytes(*number), rest))
 }
 
-/// The bytes of a DATA packet, into `buffer`.
-pub fn data(buffer: &mut Vec<u8>, block: u16, content: &[u8]) {
-    buffer.clear();
-    buffer.extend([0, 3]);
-    buffer.extend(block.to_be_bytes());
-    buffer.extend_from_slice(content);
+/// What a DATA packet begins with; `block` is counted from 1 and rolls over after 65535.
+pub fn data_head(block: usize) -> [u8; DATA_HEAD] {
+    let [high, low] = ((block & 0xffff) as u16).to_be_bytes();
+    [0, 3, high, low]
 }
 
 /// The bytes of an ERROR packet.

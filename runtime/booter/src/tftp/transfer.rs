@@ -1,25 +1,22 @@
-//! One transfer: one file to one client, over a socket of its own.
+//! One transfer: one file to one client.
 
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::channel::{Channel, Told};
 use super::options::Terms;
-use super::packet::{self, Packet};
+use super::packet;
+use super::rto::Rto;
+use super::settings::Settings;
+use super::table::Ticket;
+use crate::live::Live;
 
-/// How long to wait before something is sent again, when the client has not chosen: short at
-/// first, since a lost packet must not stall a boot, and long at the end, since a ROM that starts
-/// a NIC can be silent for seconds. Together 23.5 s.
-const WAITS: [Duration; 6] = [
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-    Duration::from_secs(8),
-];
+/// How long a client may be silent: a ROM that starts a NIC can be for seconds. One that has asked
+/// for long waits between repetitions gets six of them, within limits.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(25), Duration::from_secs(600));
 
 /// How a transfer ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +44,8 @@ pub enum Ending {
 pub struct Report {
     /// How it ended.
     pub ending: Ending,
+    /// Whether the client has answered at all; its address may be forged otherwise.
+    pub confirmed: bool,
     /// Bytes of the file that the client has acknowledged.
     pub bytes: usize,
     /// How often something had to be sent again.
@@ -55,12 +54,18 @@ pub struct Report {
 
 /// A transfer that runs.
 pub struct Transfer<'a> {
-    /// Connected to the client.
-    socket: &'a UdpSocket,
+    channel: Channel,
     content: &'a [u8],
     terms: &'a Terms,
+    ticket: &'a Ticket,
+    settings: &'a Live<Settings>,
+    rto: Rto,
+    /// How long the client may be silent.
+    patience: Duration,
+    /// Set anew seldom: an answer comes thousands of times before a wait is over.
+    timer: Pin<Box<Sleep>>,
+    confirmed: bool,
     resent: u32,
-    packet: Vec<u8>,
 }
 
 enum Answer {
@@ -70,9 +75,20 @@ enum Answer {
 }
 
 impl<'a> Transfer<'a> {
-    /// A transfer of `content` over a socket that is connected to the client.
-    pub fn new(socket: &'a UdpSocket, content: &'a [u8], terms: &'a Terms) -> Self {
-        Self { socket, content, terms, resent: 0, packet: Vec::with_capacity(terms.block + 4) }
+    /// A transfer of `content` to the client at the other end of `channel`.
+    pub fn new(
+        channel: Channel,
+        content: &'a [u8],
+        terms: &'a Terms,
+        ticket: &'a Ticket,
+        settings: &'a Live<Settings>,
+    ) -> Self {
+        let (least, most) = PATIENCE;
+        let patience = terms.timeout.map_or(least, |wait| (wait * 6).clamp(least, most));
+        let timer = Box::pin(sleep_until(Instant::now() + patience));
+        let rto = Rto::new(terms.timeout);
+        let (confirmed, resent) = (false, 0);
+        Self { channel, content, terms, ticket, settings, rto, patience, timer, confirmed, resent }
     }
 
     /// Sends everything.
@@ -86,7 +102,7 @@ impl<'a> Transfer<'a> {
             }
         };
         let bytes = done.saturating_mul(self.terms.block).min(self.content.len());
-        Report { ending, bytes, resent: self.resent }
+        Report { ending, confirmed: self.confirmed, bytes, resent: self.resent }
     }
 
     async fn send_all(&mut self, done: &mut usize) -> io::Result<Ending> {
@@ -109,99 +125,127 @@ impl<'a> Transfer<'a> {
 
     /// Sends the options and waits until they are acknowledged.
     async fn agree(&mut self) -> io::Result<Option<Ending>> {
-        let oack = packet::oack(&self.terms.accepted);
-        for attempt in 0..WAITS.len() {
-            // Until it has answered, a client gets one packet per request: its address may be forged.
-            // A real one asks again, and that is a new transfer.
-            if attempt == 0 {
-                self.socket.send(&oack).await?;
-            }
-            let until = Instant::now() + self.wait(attempt);
-            loop {
-                match self.answer(until).await? {
-                    Answer::Ack(0) => return Ok(None),
-                    Answer::Ack(_) => {}
-                    Answer::Late => break,
-                    Answer::Over(Ending::Aborted { .. }) => return Ok(Some(Ending::Probe)),
-                    Answer::Over(ending) => return Ok(Some(ending)),
+        // Until it has answered, a client gets one packet per request: its address may be forged.
+        // A real one asks again, and that is a new transfer.
+        self.channel.send(&packet::oack(&self.terms.accepted)).await?;
+        let sent = Instant::now();
+        loop {
+            match self.answer(sent + self.patience).await? {
+                Answer::Ack(0) => {
+                    self.rto.measure(sent.elapsed());
+                    self.confirm();
+                    self.channel.quiet();
+                    return Ok(None);
                 }
+                Answer::Ack(_) => {}
+                Answer::Late => return Ok(Some(Ending::Silent)),
+                Answer::Over(Ending::Aborted { .. }) => {
+                    self.confirm();
+                    return Ok(Some(Ending::Probe));
+                }
+                Answer::Over(ending) => return Ok(Some(ending)),
             }
         }
-        Ok(Some(Ending::Silent))
     }
 
     /// Sends the blocks after `done` up to `last` until at least one of them is acknowledged; says
     /// how many are.
     async fn window(&mut self, done: usize, last: usize) -> io::Result<Result<usize, Ending>> {
-        for attempt in 0..WAITS.len() {
-            // As with the options: one packet until the client has answered.
-            if attempt == 0 || done > 0 || !self.terms.accepted.is_empty() {
-                self.resent += u32::from(attempt > 0);
-                self.send_blocks(done, last).await?;
-            }
-            let until = Instant::now() + self.wait(attempt);
-            let mut repeated = false;
-            loop {
-                match self.answer(until).await? {
-                    Answer::Ack(block) => {
-                        // Block numbers roll over after 65535.
-                        let ahead = usize::from(block.wrapping_sub(low_16(done)));
-                        if (1..=last - done).contains(&ahead) {
-                            return Ok(Ok(ahead));
-                        }
-                        // An acknowledgement of the block before the window tells that the
-                        // window's first block was lost. Once is enough: answering each repeated
-                        // one would double the traffic for ever (RFC 1123 §4.2.3.1), and with
-                        // single blocks it is never needed.
-                        if ahead == 0 && self.terms.window > 1 && !repeated {
-                            repeated = true;
-                            self.resent += 1;
-                            self.send_blocks(done, last).await?;
-                        }
-                    }
-                    Answer::Late => break,
-                    Answer::Over(ending) => return Ok(Err(ending)),
-                }
-            }
-        }
-        Ok(Err(Ending::Silent))
-    }
-
-    async fn send_blocks(&mut self, done: usize, last: usize) -> io::Result<()> {
-        let size = self.terms.block;
-        for index in done..last {
-            let rest = self.content.get(index * size..).unwrap_or_default();
-            let content = rest.get(..size).unwrap_or(rest);
-            packet::data(&mut self.packet, low_16(index + 1), content);
-            self.socket.send(&self.packet).await?;
-        }
-        Ok(())
-    }
-
-    async fn answer(&self, until: Instant) -> io::Result<Answer> {
-        let mut buffer = [0; 516];
+        let mut sent = self.send_blocks(done, last).await?;
+        let give_up = sent + self.patience;
+        // Whether nothing was sent twice, and whether there is a hint that the first block was lost.
+        let (mut once, mut hint) = (true, false);
         loop {
-            let length = match timeout_at(until, self.socket.recv(&mut buffer)).await {
-                Err(_) => return Ok(Answer::Late),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    return Ok(Answer::Over(Ending::Gone));
-                }
-                Ok(length) => length?,
+            let next = match self.confirmed {
+                // As with the options: one packet until the client has answered.
+                false => give_up,
+                true if hint => sent + self.rto.wait().min(self.rto.soon()),
+                true => sent + self.rto.wait(),
             };
-            match Packet::parse(buffer.get(..length).unwrap_or_default()) {
-                Ok(Packet::Ack(block)) => return Ok(Answer::Ack(block)),
-                Ok(Packet::Error { code, message }) => {
-                    return Ok(Answer::Over(Ending::Aborted { code, message }));
+            match self.answer(next.min(give_up)).await? {
+                Answer::Ack(block) => {
+                    // Block numbers roll over after 65535.
+                    let ahead = usize::from(block.wrapping_sub(low_16(done)));
+                    if (1..=last - done).contains(&ahead) {
+                        if once {
+                            self.rto.measure(sent.elapsed());
+                        }
+                        self.confirm();
+                        if ahead == last - done {
+                            self.channel.quiet();
+                        }
+                        return Ok(Ok(ahead));
+                    }
+                    // An acknowledgement of the block before the window may tell that the window's
+                    // first block was lost, or be a repetition, or meant for what followed a loss
+                    // in the window before. Answering it at once would double the traffic for ever
+                    // (RFC 1123 §4.2.3.1), so what was sent gets the time to be answered first.
+                    // With single blocks it tells nothing.
+                    hint |= ahead == 0 && self.terms.window > 1;
+                    continue;
                 }
-                // Noise; wait on.
-                Ok(_) | Err(_) => {}
+                Answer::Late if Instant::now() >= give_up => return Ok(Err(Ending::Silent)),
+                // Not the client's fault: the next wait need not be longer.
+                Answer::Late if hint => {}
+                Answer::Late => self.rto.in_vain(),
+                Answer::Over(ending) => return Ok(Err(ending)),
             }
+            (once, hint) = (false, false);
+            self.resent += 1;
+            sent = self.send_blocks(done, last).await?;
         }
     }
 
-    fn wait(&self, attempt: usize) -> Duration {
-        let ours = WAITS.get(attempt).copied().unwrap_or(Duration::from_secs(8));
-        self.terms.timeout.unwrap_or(ours)
+    fn confirm(&mut self) {
+        if !self.confirmed {
+            self.confirmed = true;
+            self.ticket.confirmed();
+        }
+    }
+
+    /// Sends blocks as fast as the client's address may be served; tells when.
+    async fn send_blocks(&mut self, done: usize, last: usize) -> io::Result<Instant> {
+        let size = self.terms.block;
+        let rate = self.settings.get().bytes_per_second_per_client;
+        if rate > 0 {
+            let now = Instant::now();
+            let start = self.ticket.pace.reserve((last - done) * size, rate, now);
+            if start > now {
+                tokio::time::sleep_until(start).await;
+            }
+        }
+        self.channel.blocks(self.content, size, done..last).await?;
+        Ok(Instant::now())
+    }
+
+    async fn answer(&mut self, until: Instant) -> io::Result<Answer> {
+        loop {
+            if self.timer.deadline() > until {
+                self.timer.as_mut().reset(until);
+            }
+            let told = tokio::select! {
+                biased;
+                told = self.channel.receive() => told.map(Some),
+                () = self.timer.as_mut() => {
+                    if Instant::now() < until {
+                        self.timer.as_mut().reset(until);
+                        continue;
+                    }
+                    self.channel.left_over()
+                }
+            };
+            return match told {
+                Ok(Some(Told::Ack(block))) => Ok(Answer::Ack(block)),
+                Ok(Some(Told::Error { code, message })) => {
+                    Ok(Answer::Over(Ending::Aborted { code, message }))
+                }
+                Ok(None) => Ok(Answer::Late),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    Ok(Answer::Over(Ending::Gone))
+                }
+                Err(error) => Err(error),
+            };
+        }
     }
 }
 

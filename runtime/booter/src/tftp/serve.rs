@@ -1,0 +1,229 @@
+//! From a request to the end of its transfer.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+
+use super::Context;
+use super::channel::Channel;
+use super::files::Refused;
+use super::options::Terms;
+use super::packet::{self, Code, ReadRequest};
+use super::table::Ticket;
+use super::transfer::{Ending, Report, Transfer};
+use crate::clock::unix_now;
+use crate::limit::LogLimit;
+use crate::metrics::Metrics;
+use crate::observe::Event;
+
+/// Files that are on no disk: made for who asks.
+#[async_trait::async_trait]
+pub trait VirtualFiles: Send + Sync {
+    /// The content for the client at `peer`; nothing for a name that is not one of these files.
+    /// `name` is what the client has sent, at most 128 bytes of any text. While this runs, the
+    /// client's repeated requests wait; it is dropped when the client asks for something else.
+    async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes>;
+}
+
+/// No such files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NothingRendered;
+
+#[async_trait::async_trait]
+impl VirtualFiles for NothingRendered {
+    async fn get(&self, _: SocketAddr, _: &str) -> Option<Bytes> {
+        None
+    }
+}
+
+/// What a client wants.
+pub(super) enum Asked {
+    /// A file.
+    File(Arc<ReadRequest>),
+    /// To send one.
+    Write,
+}
+
+/// What is sent.
+enum Content {
+    File(Arc<Vec<u8>>),
+    Rendered(Bytes),
+}
+
+impl Deref for Content {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::File(content) => content,
+            Self::Rendered(content) => content,
+        }
+    }
+}
+
+/// A refusal: what the client is told, and what the operator is.
+struct No {
+    code: Code,
+    text: &'static str,
+    why: String,
+}
+
+/// What all transfers share.
+pub(super) struct Shared {
+    pub local: IpAddr,
+    pub socket: Arc<UdpSocket>,
+    pub context: Context,
+    /// What was told lately about clients that have not answered.
+    pub told: Mutex<LogLimit<(IpAddr, &'static str)>>,
+}
+
+impl Shared {
+    pub async fn serve(self: Arc<Self>, client: SocketAddr, asked: Asked, mut ticket: Ticket) {
+        let (stop, inbox) = (ticket.stop.clone(), ticket.inbox.take());
+        let work = async {
+            let channel = match inbox {
+                Some(inbox) => Ok(Channel::shared(Arc::clone(&self.socket), client, inbox)),
+                None => self.connect(client).await.map(Channel::own),
+            };
+            match channel {
+                Ok(channel) => self.answer(client, &asked, &ticket, channel).await,
+                Err(error) if self.tell(client, "socket") => {
+                    tracing::error!(%client, "opening a socket for a TFTP transfer: {error}");
+                }
+                Err(_) => {}
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    async fn connect(&self, client: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind((self.local, 0)).await?;
+        socket.connect(client).await?;
+        Ok(socket)
+    }
+
+    async fn answer(&self, client: SocketAddr, asked: &Asked, ticket: &Ticket, channel: Channel) {
+        let start = Instant::now();
+        let (name, found) = match asked {
+            Asked::File(request) => (request.name.as_str(), self.find(client, request).await),
+            Asked::Write => {
+                let why = "it wants to send a file".to_owned();
+                ("", Err(No { code: Code::Access, text: "this server takes no files", why }))
+            }
+        };
+        ticket.prepared();
+        let (content, terms) = match found {
+            Ok(found) => found,
+            Err(No { code, text, why }) => {
+                Metrics::count(&self.context.metrics.tftp_transfers, "refused");
+                if let Err(error) = channel.send(&packet::error(code, text)).await {
+                    tracing::debug!(%client, "sending a TFTP error: {error}");
+                }
+                if self.tell(client, "refused") {
+                    tracing::warn!(%client, "TFTP request for {name:?} refused: {why}");
+                    self.observe(client, name, "refused", 0, start);
+                }
+                return;
+            }
+        };
+        let settings = &self.context.settings;
+        let report = Transfer::new(channel, &content, &terms, ticket, settings).run().await;
+        self.log(client, name, &terms, &report, start);
+    }
+
+    async fn find(
+        &self,
+        client: SocketAddr,
+        request: &ReadRequest,
+    ) -> Result<(Content, Terms), No> {
+        if request.mode != "octet" {
+            let why = format!("its mode {:?} is not octet", request.mode);
+            return Err(No { code: Code::Illegal, text: "only octet mode is served", why });
+        }
+        let content = self.content(client, &request.name).await.map_err(|refused| {
+            let (code, text) = match refused {
+                Refused::Missing => (Code::NotFound, "file not found"),
+                Refused::Name | Refused::Kind => (Code::Access, "access denied"),
+                Refused::Io(_) => (Code::Undefined, "the file cannot be read"),
+            };
+            No { code, text, why: refused.to_string() }
+        })?;
+        let terms = Terms::agree(request, content.len() as u64);
+        Ok((content, terms))
+    }
+
+    async fn content(&self, client: SocketAddr, name: &str) -> Result<Content, Refused> {
+        if let Some(rendered) = self.context.rendered.get(client, name).await {
+            return Ok(Content::Rendered(rendered));
+        }
+        if let Some(content) = self.context.files.hot(name) {
+            return Ok(Content::File(content));
+        }
+        let (files, name) = (self.context.files.clone(), name.to_owned());
+        let read = tokio::task::spawn_blocking(move || files.read(&name)).await;
+        read.unwrap_or_else(|e| Err(Refused::Io(io::Error::other(e)))).map(Content::File)
+    }
+
+    /// Whether something about a client whose address may be forged is told now.
+    fn tell(&self, client: SocketAddr, what: &'static str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.pass((client.ip(), what), unix_now())
+    }
+
+    fn observe(
+        &self,
+        client: SocketAddr,
+        file: &str,
+        outcome: &'static str,
+        bytes: usize,
+        start: Instant,
+    ) {
+        let (client, bytes, took) = (client.ip(), bytes as u64, start.elapsed());
+        self.context.observer.event(&Event::Tftp { client, file, outcome, bytes, took });
+    }
+
+    fn log(&self, client: SocketAddr, file: &str, terms: &Terms, report: &Report, start: Instant) {
+        let (bytes, resent) = (report.bytes, report.resent);
+        self.context.metrics.tftp_bytes.inc_by(bytes as u64);
+        let (word, problem) = match &report.ending {
+            Ending::Complete => ("complete", None),
+            Ending::Probe => ("probe", None),
+            Ending::Aborted { code, message } => {
+                ("aborted", Some(format!("the client gave up: error {code} {message:?}")))
+            }
+            Ending::Silent if !report.confirmed => (
+                "silent",
+                Some(
+                    "the client has never answered; does a firewall on the way let UDP port 69 \
+                     through only? Then [tftp] ports = \"single\" helps"
+                        .to_owned(),
+                ),
+            ),
+            Ending::Silent => ("silent", Some("the client no longer answers".to_owned())),
+            Ending::Gone => ("gone", Some("the client has closed its port".to_owned())),
+        };
+        Metrics::count(&self.context.metrics.tftp_transfers, word);
+        if !report.confirmed && !self.tell(client, word) {
+            return;
+        }
+        if let Some(problem) = problem {
+            tracing::warn!(%client, file, bytes, resent, "TFTP transfer failed: {problem}");
+        } else {
+            let seconds = start.elapsed().as_secs_f64();
+            let speed = bytes as f64 / 1e6 / seconds.max(1e-6);
+            tracing::info!(
+                %client, file, bytes, resent, block = terms.block, window = terms.window,
+                "TFTP {word}: {bytes} bytes in {seconds:.3} s, {speed:.1} MB/s"
+            );
+        }
+        self.observe(client, file, word, bytes, start);
+    }
+}
