@@ -1,14 +1,14 @@
 //! All servers together.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use headnode_model::booter::{Boot, BooterStatus};
 use headnode_model::net::MacAddr;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
