@@ -98,12 +98,13 @@ fn read_request(bytes: &[u8]) -> Result<ReadRequest, Malformed> {
     let mode = texts.next().ok_or(Malformed("no mode"))??;
     let mut options = Vec::new();
     while let (Some(Ok(key)), Some(Ok(value))) = (texts.next(), texts.next()) {
+        if key.is_empty() {
+            continue;
+        }
         if options.len() == OPTION_LIMIT {
             return Err(Malformed("too many options"));
         }
-        if !key.is_empty() {
-            options.push((key.to_ascii_lowercase(), value.to_owned()));
-        }
+        options.push((key.to_ascii_lowercase(), value.to_owned()));
     }
     Ok(ReadRequest { name: name.to_owned(), mode: mode.to_ascii_lowercase(), options })
 }
@@ -178,6 +179,33 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            name in "[ -~]{1,128}",
+            mode in "[a-z]{1,9}",
+            options in prop::collection::vec(("[a-z0-9]{1,9}", "[ -~]{0,9}"), 0..=16),
+            padding in 0..5_usize,
+        ) {
+            let mut bytes = vec![0, 1];
+            let all = options.iter().flat_map(|(name, value)| [name, value]);
+            for text in [&name, &mode].into_iter().chain(all) {
+                bytes.extend(text.bytes());
+                bytes.push(0);
+            }
+            bytes.resize(bytes.len() + padding, 0);
+            let request = ReadRequest { name, mode, options };
+            prop_assert_eq!(Packet::parse(&bytes), Ok(Packet::Read(request)));
+        }
+
+        #[test]
+        fn what_is_read_is_bounded(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+            let bytes = [&[0, 1][..], &bytes].concat();
+            if let Ok(Packet::Read(request)) = Packet::parse(&bytes) {
+                prop_assert!(request.name.len() <= NAME_LIMIT);
+                prop_assert!(request.options.len() <= OPTION_LIMIT);
+            }
+        }
+
         #[test]
         fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300), code in 0u8..7) {
             drop(Packet::parse(&bytes));
