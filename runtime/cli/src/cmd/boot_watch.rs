@@ -1,4 +1,4 @@
-//! `sdc boot list|show|approve|deny|forget|params|log|watch`: machines on their way.
+//! `sdc boot status|list|show|approve|deny|forget|params|log|reload|watch`: machines on their way.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use headnode_client::{Booter, Timeouts, Verb};
-use headnode_model::booter::{Boot, BootEvent, BootEvents, Decide, SOCKET, Stage};
+use headnode_model::booter::{Boot, BootEvent, BootEvents, BooterStatus, Decide, SOCKET, Stage};
 use headnode_model::net::MacAddr;
 
 use super::print_json;
@@ -29,6 +29,16 @@ pub struct Socket {
 /// What to do about machines that boot.
 #[derive(Debug, Subcommand)]
 pub enum Boots {
+    /// Show how the booter is: its policy, how many machines boot, wait or are stuck, and what else it
+    /// has noticed, as other DHCP servers
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// List the machines that boot, how far each is, and which are stuck or wait for approval
     #[command(after_help = EXIT_CODES)]
     List {
@@ -142,6 +152,13 @@ impl Boots {
 
     async fn dispatch(self) -> Result {
         match self {
+            Self::Status { json, socket } => {
+                let status = socket.open()?.status().await?;
+                if json {
+                    return print_json(&status);
+                }
+                say!("{}", lines(&status, now()))
+            }
             Self::List { held, stuck, json, socket } => {
                 let mut boots = socket.open()?.boots().await?;
                 boots.retain(|boot| (!held || boot.held) && (!stuck || boot.stuck.is_some()));
@@ -287,6 +304,25 @@ fn table(boots: &[Boot], now: i64) -> String {
     render(&["MAC", "IP", "ARCH", "STAGE", "STATE", "PLATFORM", "AGO", "PROBLEM"], &rows)
 }
 
+fn lines(status: &BooterStatus, now: i64) -> String {
+    let since = now.saturating_sub(status.started.saturating_mul(1000));
+    let mut rows = vec![
+        ("version", status.version.clone()),
+        ("runs for", span(since)),
+        ("unknown machines", status.policy.clone()),
+        ("machines seen", status.machines.to_string()),
+        ("held", status.held.to_string()),
+        ("stuck", status.stuck.to_string()),
+    ];
+    if status.untracked > 0 {
+        rows.push(("not kept track of", status.untracked.to_string()));
+    }
+    rows.extend(status.more.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    render(&["BOOTER", ""], &rows)
+}
+
 async fn show(booter: &Booter, machine: &str, json: bool) -> Result {
     let mac = find(booter, machine).await?;
     let detail = booter.boot(mac).await?;
@@ -403,5 +439,24 @@ mod tests {
             assert_eq!(span(ms), text);
         }
         assert_eq!(span(i64::MAX), format!("{} d", i64::MAX / 86_400_000));
+    }
+
+    #[test]
+    fn the_status_tells_of_other_servers_and_hides_control_characters() {
+        let more = vec![("other DHCP server".to_owned(), "10.0.0.3\u{1b}[2J, 4 times".to_owned())];
+        let status =
+            BooterStatus { policy: "hold".to_owned(), held: 2, more, ..BooterStatus::default() };
+        let text = lines(&status, 90_000);
+        let rows: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
+        let value = |name: &str| {
+            let row = rows.iter().find(|row| row[0] == name).unwrap();
+            row.iter().skip(1).find(|cell| !cell.is_empty()).copied()
+        };
+        assert_eq!(value("runs for"), Some("90 s"));
+        assert_eq!(value("unknown machines"), Some("hold"));
+        assert_eq!(value("held"), Some("2"));
+        assert_eq!(value("other DHCP server"), Some("10.0.0.3?[2J, 4 times"));
+        assert!(!text.contains("not kept track of"), "{text}");
     }
 }
