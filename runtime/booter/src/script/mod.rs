@@ -134,7 +134,11 @@ impl Scripts {
         }
         let mut context = self.context(mac, node.choice.attempt, Wait::Mend);
         let mut notes = Vec::new();
-        if node.found.origin == Origin::Builtin {
+        let unknown = node.found.origin == Origin::Builtin;
+        // Nobody at the console of most machines: it goes on by itself. Who chose is not asked again.
+        let ask = unknown && node.choice.platform.is_none() && !node.choice.rescue;
+        context.insert("ask", &ask);
+        if unknown {
             notes.push(
                 "CNAPI tells no boot parameters and none are cached: the newest platform is booted"
                     .to_owned(),

@@ -325,4 +325,10 @@ fn without_parameters_the_newest_platform_is_booted_and_that_is_said() {
     let script = world.boot(&node);
     assert_eq!((script.kind, &*script.platform), ("boot", LINUX));
     assert!(script.text.contains("echo CNAPI tells no boot parameters"), "{}", script.text);
+    let ask = "prompt --key m --timeout 5000";
+    let (before, _) = script.text.split_once("\nkernel ").unwrap();
+    assert!(before.contains(ask) && script.text.contains("\n:menu\n"), "{}", script.text);
+    // Who has chosen in the menu.
+    node.choice.platform = Some(LINUX.to_owned());
+    assert!(!world.boot(&node).text.contains(ask));
 }
