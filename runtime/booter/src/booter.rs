@@ -274,7 +274,7 @@ impl Booter {
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let pause = Duration::from_secs(settings.more.params.refresh_seconds.into());
-        if !pause.is_zero() {
+        if directory && !pause.is_zero() {
             tasks.spawn(app.lookup.clone().refresh(pause, stop.clone()));
         }
         tasks.spawn(dhcp.run(stop.clone()));
