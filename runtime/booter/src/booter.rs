@@ -186,7 +186,7 @@ impl Booter {
         let files = tftp::Files::new(settings.firmware());
         let context = tftp::Context {
             files,
-            rendered: Arc::new(tftp::NothingRendered),
+            rendered: None,
             settings: sections.tftp.clone(),
             metrics: metrics.clone(),
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sdc_booter::live::Live;
 use sdc_booter::metrics::Metrics;
 use sdc_booter::observe::{Event, Observer};
-use sdc_booter::tftp::{Context, Files, NothingRendered, Ports, Server, Settings, VirtualFiles};
+use sdc_booter::tftp::{Context, Files, Ports, Server, Settings, VirtualFiles};
 use tempfile::TempDir;
 use tftp_client::{Client, Network, Proxy};
 use tokio::net::UdpSocket;
@@ -45,10 +45,10 @@ fn content(blocks: usize) -> Vec<u8> {
 }
 
 async fn bed(settings: Settings) -> Bed {
-    bed_with(settings, Arc::new(NothingRendered)).await
+    bed_with(settings, None).await
 }
 
-async fn bed_with(settings: Settings, rendered: Arc<dyn VirtualFiles>) -> Bed {
+async fn bed_with(settings: Settings, rendered: Option<Arc<dyn VirtualFiles>>) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("loader"), content(60)).unwrap();
     std::fs::write(dir.path().join("short"), content(15)).unwrap();
@@ -265,10 +265,12 @@ struct Menu {
 
 #[async_trait::async_trait]
 impl VirtualFiles for Menu {
+    fn has(&self, name: &str) -> bool {
+        name == "/menu.lst.01"
+    }
+
     async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes> {
-        if name != "/menu.lst.01" {
-            return None;
-        }
+        assert_eq!(name, "/menu.lst.01");
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.go.acquire().await.ok()?.forget();
         Some(format!("for {peer}").into())
@@ -278,7 +280,7 @@ impl VirtualFiles for Menu {
 #[tokio::test]
 async fn a_rendered_file_is_made_once_for_who_asks_and_hides_one_on_disk() {
     let menu = Arc::new(Menu { asked: AtomicU32::new(0), go: tokio::sync::Semaphore::new(0) });
-    let bed = bed_with(Settings::default(), Arc::clone(&menu) as Arc<dyn VirtualFiles>).await;
+    let bed = bed_with(Settings::default(), Some(Arc::clone(&menu) as _)).await;
     let mut client = Client::new(0).await;
     // It is slow, and the client impatient.
     for _ in 0..5 {
