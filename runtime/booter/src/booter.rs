@@ -264,7 +264,7 @@ impl Booter {
 
         let context = tftp::Context {
             files: programs(&settings),
-            rendered: Arc::new(Rendered(Arc::clone(&app))),
+            rendered: Some(Arc::new(Rendered(Arc::clone(&app)))),
             settings: sections.tftp.clone(),
             metrics: metrics.clone(),
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,

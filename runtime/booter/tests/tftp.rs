@@ -133,3 +133,27 @@ async fn rubbish_on_the_port_does_no_harm() {
     client.request(world.tftp(), "undionly.kpxe", "octet", &WIDE).await;
     assert!(client.take(1468, 16).await == kpxe());
 }
+
+#[tokio::test]
+async fn new_settings_count_for_the_next_request_and_wrong_ones_are_refused() {
+    let world = world(Arc::default()).await;
+    let mut running = Client::new(0).await;
+    running.request(world.tftp(), "undionly.kpxe", "octet", &WIDE).await;
+    running.receive().await;
+    assert_ne!(running.server, Some(world.tftp()));
+    let folder = world.dir.path().join("config.inc");
+    std::fs::create_dir_all(&folder).unwrap();
+    let write = |text: &str| std::fs::write(folder.join("booter.toml"), text).unwrap();
+    write("[tftp]\nports = \"single\"\ntransfers_per_client = 0\n");
+    let error = world.booter.reload().await.unwrap_err();
+    assert!(error.contains("tftp.transfers_per_client"), "{error}");
+    write("[tftp]\nports = \"single\"\n");
+    assert_eq!(world.booter.reload().await, Ok(vec!["tftp".to_owned()]));
+    let mut client = Client::new(0).await;
+    client.request(world.tftp(), "undionly.kpxe", "octet", &WIDE).await;
+    assert!(client.take(1468, 16).await == kpxe());
+    assert_eq!(client.server, Some(world.tftp()));
+    // What has begun goes on as it was.
+    running.ack(0).await;
+    assert!(running.take(1468, 16).await == kpxe());
+}

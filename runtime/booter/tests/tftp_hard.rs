@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sdc_booter::live::Live;
 use sdc_booter::metrics::Metrics;
 use sdc_booter::observe::{Event, Observer};
-use sdc_booter::tftp::{Context, Files, NothingRendered, Ports, Server, Settings, VirtualFiles};
+use sdc_booter::tftp::{Context, Files, Ports, Server, Settings, VirtualFiles};
 use tempfile::TempDir;
 use tftp_client::{Client, Network, Proxy};
 use tokio::net::UdpSocket;
@@ -32,7 +32,7 @@ impl Observer for Ears {
 }
 
 struct Bed {
-    _dir: TempDir,
+    dir: TempDir,
     address: SocketAddr,
     metrics: Metrics,
     settings: Live<Settings>,
@@ -45,10 +45,10 @@ fn content(blocks: usize) -> Vec<u8> {
 }
 
 async fn bed(settings: Settings) -> Bed {
-    bed_with(settings, Arc::new(NothingRendered)).await
+    bed_with(settings, None).await
 }
 
-async fn bed_with(settings: Settings, rendered: Arc<dyn VirtualFiles>) -> Bed {
+async fn bed_with(settings: Settings, rendered: Option<Arc<dyn VirtualFiles>>) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("loader"), content(60)).unwrap();
     std::fs::write(dir.path().join("short"), content(15)).unwrap();
@@ -66,7 +66,7 @@ async fn bed_with(settings: Settings, rendered: Arc<dyn VirtualFiles>) -> Bed {
     };
     let stop = CancellationToken::new();
     tokio::spawn(Server::new(socket, context).unwrap().run(stop.clone()));
-    Bed { _dir: dir, address, metrics, settings, ears, _stop: stop.drop_guard() }
+    Bed { dir, address, metrics, settings, ears, _stop: stop.drop_guard() }
 }
 
 impl Bed {
@@ -265,10 +265,12 @@ struct Menu {
 
 #[async_trait::async_trait]
 impl VirtualFiles for Menu {
+    fn has(&self, name: &str) -> bool {
+        name == "/menu.lst.01"
+    }
+
     async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes> {
-        if name != "/menu.lst.01" {
-            return None;
-        }
+        assert_eq!(name, "/menu.lst.01");
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.go.acquire().await.ok()?.forget();
         Some(format!("for {peer}").into())
@@ -278,7 +280,7 @@ impl VirtualFiles for Menu {
 #[tokio::test]
 async fn a_rendered_file_is_made_once_for_who_asks_and_hides_one_on_disk() {
     let menu = Arc::new(Menu { asked: AtomicU32::new(0), go: tokio::sync::Semaphore::new(0) });
-    let bed = bed_with(Settings::default(), Arc::clone(&menu) as Arc<dyn VirtualFiles>).await;
+    let bed = bed_with(Settings::default(), Some(Arc::clone(&menu) as _)).await;
     let mut client = Client::new(0).await;
     // It is slow, and the client impatient.
     for _ in 0..5 {
@@ -311,4 +313,38 @@ async fn the_observer_hears_how_transfers_end() {
     let complete = (ip, "loader".to_owned(), "complete", content(60).len() as u64);
     let refused = (ip, "none".to_owned(), "refused", 0);
     assert_eq!(*bed.ears.0.lock().unwrap(), [complete, refused]);
+}
+
+/// Needs curl, tftp-hpa and atftp.
+#[tokio::test]
+async fn e2e_other_peoples_clients_load_from_ports_of_both_kinds() {
+    for settings in [Settings::default(), single()] {
+        let bed = bed(settings.clone()).await;
+        let port = bed.address.port().to_string();
+        let url = format!("tftp://127.0.0.1:{port}/loader");
+        let atftp = |options: &[&'static str]| {
+            let mut all = vec!["-g", "-r", "loader", "-l", "got"];
+            all.extend(options.iter().flat_map(|option| ["--option", option]));
+            all.extend(["127.0.0.1", &port]);
+            all.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let plain = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let runs: [(&str, Vec<String>); 5] = [
+            ("curl", plain(&["-sf", "-o", "got", &url])),
+            ("curl", plain(&["-sf", "--tftp-blksize", "1428", "-o", "got", &url])),
+            ("tftp", plain(&["-m", "binary", "127.0.0.1", &port, "-c", "get", "loader", "got"])),
+            ("atftp", atftp(&["blksize 1428", "timeout 2"])),
+            ("atftp", atftp(&["blksize 1428", "windowsize 8"])),
+        ];
+        for (number, (program, words)) in runs.into_iter().enumerate() {
+            let mut command = tokio::process::Command::new(program);
+            command.args(&words).current_dir(bed.dir.path()).kill_on_drop(true);
+            let run = tokio::time::timeout(LIMIT, command.output()).await;
+            let run = run.unwrap_or_else(|_| panic!("{program} {words:?} does not end")).unwrap();
+            let got = std::fs::read(bed.dir.path().join("got")).unwrap_or_default();
+            assert!(got == content(60), "{program} {words:?}, {settings:?}: {run:?}");
+            std::fs::remove_file(bed.dir.path().join("got")).unwrap();
+            bed.counted(&format!("tftp_transfers_total{{kind=\"complete\"}} {}", number + 1)).await;
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod rto;
 mod serve;
 mod settings;
 mod table;
+mod threads;
 mod transfer;
 
 use std::io;
@@ -16,12 +17,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use files::{Files, Refused};
 pub use packet::{Code, Malformed, Packet, ReadRequest};
-pub use serve::{NothingRendered, VirtualFiles};
+pub use serve::VirtualFiles;
 pub use settings::{Ports, Settings};
 
 use crate::clock::unix_now;
@@ -32,13 +34,14 @@ use crate::observe::Observer;
 use channel::Told;
 use serve::{Asked, Shared};
 use table::{Admitted, Table};
+use threads::Threads;
 
 /// What a server works with.
 pub struct Context {
     /// The files on disk.
     pub files: Files,
     /// Files that are made for who asks; looked at first, so that none on disk can hide one.
-    pub rendered: Arc<dyn VirtualFiles>,
+    pub rendered: Option<Arc<dyn VirtualFiles>>,
     /// `[tftp]`.
     pub settings: Live<Settings>,
     /// The counters.
@@ -52,25 +55,38 @@ pub struct Server {
     socket: Arc<UdpSocket>,
     table: Arc<Table>,
     shared: Arc<Shared>,
+    threads: Threads,
 }
 
 impl Server {
-    /// A server on a bound socket.
+    /// A server on a bound socket. Needs a tokio runtime, on which rendered files are made.
     ///
     /// # Errors
-    /// When the socket has no address.
+    /// When the socket has no address, or there are no threads to be had.
     pub fn new(socket: UdpSocket, context: Context) -> io::Result<Self> {
         let local = socket.local_addr()?.ip();
-        let socket = Arc::new(socket);
+        let threads = Threads::start()?;
+        let socket = {
+            let _inside = threads.first().enter();
+            Arc::new(UdpSocket::from_std(socket.into_std()?)?)
+        };
+        let main = Handle::try_current().map_err(io::Error::other)?;
         let table = Arc::new(Table::new(context.metrics.clone()));
         // Requests with forged sources must not fill the log.
         let told = Mutex::new(LogLimit::new(60));
-        let shared = Arc::new(Shared { local, socket: Arc::clone(&socket), context, told });
-        Ok(Self { socket, table, shared })
+        let shared = Arc::new(Shared { local, socket: Arc::clone(&socket), context, told, main });
+        Ok(Self { socket, table, shared, threads })
     }
 
     /// Serves until `stop`, and ends the running transfers then.
     pub async fn run(self, stop: CancellationToken) {
+        let first = self.threads.first().clone();
+        if let Err(error) = first.spawn(self.read(stop)).await {
+            tracing::error!("the TFTP server has failed: {error}");
+        }
+    }
+
+    async fn read(mut self, stop: CancellationToken) {
         let mut buffer = [0; 2048];
         let mut busy = LogLimit::new(60);
         let tasks = TaskTracker::new();
@@ -112,7 +128,7 @@ impl Server {
     }
 
     fn start(
-        &self,
+        &mut self,
         client: SocketAddr,
         asked: Asked,
         stop: &CancellationToken,
@@ -127,7 +143,12 @@ impl Server {
         match self.table.admit(client, request, &settings, stop) {
             Admitted::Yes(ticket) => {
                 let shared = Arc::clone(&self.shared);
-                tasks.spawn(shared.serve(client, asked, ticket));
+                let thread = match settings.ports {
+                    Ports::PerTransfer => self.threads.any(),
+                    // What the reader hands over should wake nobody else.
+                    Ports::Single => self.threads.first(),
+                };
+                tasks.spawn_on(shared.serve(client, asked, ticket), thread);
             }
             Admitted::Repeated => {}
             Admitted::Busy { own } => {

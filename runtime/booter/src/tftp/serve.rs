@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Context;
 use super::channel::Channel;
@@ -24,21 +26,13 @@ use crate::observe::Event;
 /// Files that are on no disk: made for who asks.
 #[async_trait::async_trait]
 pub trait VirtualFiles: Send + Sync {
-    /// The content for the client at `peer`; nothing for a name that is not one of these files.
+    /// Whether `name` looks like that of such a file. Must not block.
+    fn has(&self, name: &str) -> bool;
+
+    /// The content for the client at `peer`; when there is none, a file on disk is looked for.
     /// `name` is what the client has sent, at most 128 bytes of any text. While this runs, the
     /// client's repeated requests wait; it is dropped when the client asks for something else.
     async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes>;
-}
-
-/// No such files.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NothingRendered;
-
-#[async_trait::async_trait]
-impl VirtualFiles for NothingRendered {
-    async fn get(&self, _: SocketAddr, _: &str) -> Option<Bytes> {
-        None
-    }
 }
 
 /// What a client wants.
@@ -78,6 +72,8 @@ pub(super) struct Shared {
     pub local: IpAddr,
     pub socket: Arc<UdpSocket>,
     pub context: Context,
+    /// Where everything but TFTP runs.
+    pub main: Handle,
     /// What was told lately about clients that have not answered.
     pub told: Mutex<LogLimit<(IpAddr, &'static str)>>,
 }
@@ -161,8 +157,14 @@ impl Shared {
     }
 
     async fn content(&self, client: SocketAddr, name: &str) -> Result<Content, Refused> {
-        if let Some(rendered) = self.context.rendered.get(client, name).await {
-            return Ok(Content::Rendered(rendered));
+        if let Some(rendered) = self.context.rendered.as_ref().filter(|all| all.has(name)) {
+            let (rendered, wanted) = (Arc::clone(rendered), name.to_owned());
+            // It may ask others, whose connections belong to the main runtime.
+            let making = self.main.spawn(async move { rendered.get(client, &wanted).await });
+            let made = AbortOnDropHandle::new(making).await;
+            if let Some(content) = made.map_err(|e| Refused::Io(io::Error::other(e)))? {
+                return Ok(Content::Rendered(content));
+            }
         }
         if let Some(content) = self.context.files.hot(name) {
             return Ok(Content::File(content));
