@@ -12,6 +12,7 @@ use super::Sink;
 use super::deflate::GzipWriter;
 use super::direct::Raw;
 use super::hashing::Hasher;
+use super::hashing::twin::Twin;
 use super::pool::Pool;
 use crate::platform::cache::hex as bytes_hex;
 
@@ -178,7 +179,10 @@ enum Kind {
 #[derive(Default)]
 struct Hashers {
     ranges: Option<Hasher<Vec<u8>>>,
+    /// The image as a whole, when the thread of the ranges does not do that as well.
     whole: Option<Hasher<Vec<u8>>>,
+    /// Whether it does.
+    together: bool,
 }
 
 fn begun(hasher: &mut Option<Hasher<Vec<u8>>>) -> io::Result<&mut Hasher<Vec<u8>>> {
@@ -234,7 +238,13 @@ impl Output {
         if self.position() > 0 {
             return Err(io::Error::other("a part of the image is written already"));
         }
-        begun(&mut self.hashers.whole).map(|_| ())
+        if Twin::pays() {
+            self.hashers.ranges = Some(Hasher::with_whole(WAITING)?);
+            self.hashers.together = true;
+        } else {
+            begun(&mut self.hashers.whole)?;
+        }
+        Ok(())
     }
 
     /// Bytes of the image so far.
@@ -259,13 +269,6 @@ impl Output {
         self.flush_block()?;
         self.end_range()?;
         self.hand_over()?;
-        let sha256 = match &self.hashers.whole {
-            Some(hasher) => {
-                hasher.end()?;
-                Some(bytes_hex(&hasher.next()?))
-            }
-            None => None,
-        };
         let (mut ranges, mut personal) = (Vec::new(), Vec::new());
         for (range, path) in std::mem::take(&mut self.ranges) {
             let Range { offset, length, .. } = range;
@@ -277,6 +280,16 @@ impl Output {
                 None => ranges.push(Range { offset, length, sha256 }),
             }
         }
+        let Hashers { ranges: hasher, whole, together } = self.hashers;
+        let sha256 = match (hasher.filter(|_| together), whole) {
+            (Some(both), _) => Some(both.whole()?),
+            (None, Some(whole)) => {
+                whole.end()?;
+                Some(whole.next()?)
+            }
+            (None, None) => None,
+        };
+        let sha256 = sha256.map(|digest| bytes_hex(&digest));
         let files = self.sinks.into_iter().map(ImageSink::finish).collect::<io::Result<_>>()?;
         (self.progress)(self.offset);
         let (size, mapped) = (self.offset, self.mapped);
@@ -330,7 +343,7 @@ impl Output {
 
     /// Gives the hashers what they have not got yet.
     fn hand_over(&mut self) -> io::Result<()> {
-        let Hashers { ranges, whole } = &mut self.hashers;
+        let Hashers { ranges, whole, together } = &mut self.hashers;
         if !self.piece.is_empty() {
             let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
             let piece = Arc::new(piece);
@@ -343,6 +356,8 @@ impl Output {
         if hole > 0 {
             if self.hole_used {
                 begun(ranges)?.zeroes(hole)?;
+            } else if *together {
+                begun(ranges)?.unused(hole)?;
             }
             if let Some(whole) = whole {
                 whole.zeroes(hole)?;
