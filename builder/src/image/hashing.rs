@@ -96,7 +96,7 @@ impl<T: AsRef<[u8]> + Send + Sync + 'static> Hasher<T> {
     /// # Errors
     /// When the operating system has no thread left.
     pub fn with_whole(waiting: usize) -> io::Result<Self> {
-        Self::start(waiting, Hashes::All(Box::new(Twin::default())))
+        Self::start(waiting, Hashes::All(Box::default()))
     }
 
     fn start(waiting: usize, mut hashes: Hashes) -> io::Result<Self> {
