@@ -28,6 +28,7 @@ use crate::spec::Format;
 
 use key::{Medium, Sources};
 use outputs::{DISKS, Outputs};
+use records::Crates;
 
 pub use early::check;
 pub use inputs::{Inputs, Programs, inputs};
@@ -102,6 +103,7 @@ pub fn build(
         }
         _ => None,
     };
+    let crates = Crates::ask(inputs, software.is_some())?;
     let name = if inputs.boot.is_some() { "Preparing the loader" } else { "Putting GRUB together" };
     let loader = steps.run(name, |_| loader::prepare(inputs, kind, work))?;
     let ipxe = match &inputs.ipxe {
@@ -158,7 +160,7 @@ pub fn build(
     }
     let manifest = whole.unwrap_or(key.manifest);
     steps.run("Writing the records", |_| {
-        records::of_build(inputs, &sources, &manifest, &mut outputs)
+        records::of_build(inputs, &sources, crates, &manifest, &mut outputs)
     })?;
     let files = crate::cli::interrupt::undisturbed(|| outputs.publish(folder))?;
     Ok(Built { files, manifest, mapped, free })

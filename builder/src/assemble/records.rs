@@ -2,8 +2,9 @@
 //! digests, signatures.
 
 use std::fs;
+use std::thread::{self, JoinHandle};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use headnode_model::manifest::Manifest;
 use serde_json::{Map, Value, json};
 
@@ -45,15 +46,38 @@ pub(super) fn of_image(
     Ok(())
 }
 
+/// The crates of our programs. Cargo needs longer to tell them than all other records take, so it is
+/// asked while the images are written.
+pub(super) struct Crates(Option<JoinHandle<Result<Vec<Crate>, sbom::Error>>>);
+
+impl Crates {
+    /// Begins to ask, when there are programs and their workspace is at hand.
+    pub(super) fn ask(inputs: &Inputs, with_programs: bool) -> anyhow::Result<Self> {
+        let Some(workspace) = inputs.workspace.clone().filter(|_| with_programs) else {
+            return Ok(Self(None));
+        };
+        let ask = move || Crate::of_workspace(&workspace);
+        let thread = thread::Builder::new().name("crates".to_owned()).spawn(ask);
+        Ok(Self(Some(thread.context("asking cargo for the programs' crates")?)))
+    }
+
+    fn wait(self) -> anyhow::Result<Vec<Crate>> {
+        let Some(thread) = self.0 else { return Ok(Vec::new()) };
+        let told = thread.join().map_err(|_| anyhow!("the thread that asks cargo died"))?;
+        Ok(told?)
+    }
+}
+
 /// Writes what goes with all images.
 pub(super) fn of_build(
     inputs: &Inputs,
     sources: &Sources,
+    crates: Crates,
     manifest: &Manifest,
     outputs: &mut Outputs<'_>,
 ) -> anyhow::Result<()> {
     let stem = outputs.stem.clone();
-    let bom = bill(inputs, sources, manifest)?;
+    let bom = bill(inputs, sources, &crates.wait()?, manifest)?;
     outputs.add(None, format!("{stem}.cdx.json"), &bom)?;
     let mut digests: Vec<(String, String)> = Vec::new();
     for made in &outputs.made {
@@ -79,16 +103,17 @@ pub(super) fn of_build(
 }
 
 /// The bill of materials.
-fn bill(inputs: &Inputs, sources: &Sources, manifest: &Manifest) -> anyhow::Result<Vec<u8>> {
+fn bill(
+    inputs: &Inputs,
+    sources: &Sources,
+    crates: &[Crate],
+    manifest: &Manifest,
+) -> anyhow::Result<Vec<u8>> {
     let mut debian = Vec::new();
     for item in sources.platforms.iter().filter_map(|platform| platform.files.get(PACKAGES)) {
         let list = fs::read(&item.place).context("reading the platform's packages.json")?;
         debian.extend(DebianPackage::list(&list)?);
     }
-    let crates = match (&sources.software, &inputs.workspace) {
-        (Some(_), Some(workspace)) => Crate::of_workspace(workspace)?,
-        _ => Vec::new(),
-    };
     let mut images = Vec::new();
     for artefact in &inputs.artefacts {
         if let Some(Kind::ZoneManifest(_) | Kind::OriginManifest(_)) = artefact.kind() {
@@ -97,7 +122,7 @@ fn bill(inputs: &Inputs, sources: &Sources, manifest: &Manifest) -> anyhow::Resu
             images.push(ZoneImage::parse(&text)?);
         }
     }
-    let all = sbom::Inputs { manifest, debian: &debian, crates: &crates, images: &images };
+    let all = sbom::Inputs { manifest, debian: &debian, crates, images: &images };
     Ok(sbom::text(&sbom::bom(all)?)?)
 }
 

@@ -6,21 +6,21 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Sink;
+use super::chunk::{Chunk, Pool};
 use super::output::ImageSink;
 
 /// Addresses, offsets and lengths of direct transfers are multiples of this many bytes: what every
 /// disk and file system known is content with.
 pub const ALIGNMENT: usize = 4096;
-/// Bytes that are written at once.
-const PIECE: usize = 1 << 20;
-/// Buffers that are filled or wait to be written; with their size it bounds memory.
-const BUFFERS: usize = 4;
+/// Chunks that wait to be written at most.
+const WAITING: usize = 4;
 
 /// Bytes in memory at an address that direct transfers can use.
 #[derive(Debug)]
@@ -61,22 +61,10 @@ pub fn set_direct(file: &File, on: bool) -> bool {
     fcntl_getfl(file.as_fd()).and_then(|flags| fcntl_setfl(file.as_fd(), change(flags))).is_ok()
 }
 
-/// What the writing thread gets: a buffer, how much of it counts, and where that belongs.
-struct Piece {
-    buffer: Buffer,
-    length: usize,
-    offset: u64,
-}
-
 /// A sparse raw image.
 pub struct Raw {
     size: u64,
-    /// What is not yet with the thread, and where it begins; none until something is written.
-    filled: Option<Piece>,
-    /// Buffers that were not used yet.
-    fresh: usize,
-    pieces: SyncSender<Piece>,
-    used: Receiver<Buffer>,
+    chunks: SyncSender<Arc<Chunk>>,
     /// Absent when it was asked for its error.
     thread: Option<JoinHandle<io::Result<File>>>,
 }
@@ -87,39 +75,21 @@ impl Raw {
     /// # Errors
     /// When the operating system has none left.
     pub fn new(file: File) -> io::Result<Self> {
-        let (pieces, queue) = sync_channel::<Piece>(BUFFERS);
-        let (give_back, used) = channel();
+        let (chunks, queue) = sync_channel::<Arc<Chunk>>(WAITING);
         let write = move || {
             set_direct(&file, true);
-            for Piece { buffer, length, offset } in queue {
-                if !length.is_multiple_of(ALIGNMENT) {
+            for chunk in queue {
+                if !chunk.length.is_multiple_of(ALIGNMENT) {
                     // The image's end.
                     set_direct(&file, false);
                 }
-                write(&file, buffer.get(..length).unwrap_or_default(), offset)?;
-                // Nobody waits for the last ones.
-                let _ = give_back.send(buffer);
+                write(&file, chunk.bytes(), chunk.offset)?;
             }
             set_direct(&file, false);
             Ok(file)
         };
         let thread = thread::Builder::new().name("write".to_owned()).spawn(write)?;
-        Ok(Self { size: 0, filled: None, fresh: BUFFERS, pieces, used, thread: Some(thread) })
-    }
-
-    fn hand_over(&mut self) -> io::Result<()> {
-        match self.filled.take() {
-            Some(piece) => self.pieces.send(piece).map_err(|_| gone()),
-            None => Ok(()),
-        }
-    }
-
-    fn buffer(&mut self) -> io::Result<Buffer> {
-        if self.fresh > 0 {
-            self.fresh -= 1;
-            return Ok(Buffer::new(PIECE));
-        }
-        self.used.recv().map_err(|_| gone())
+        Ok(Self { size: 0, chunks, thread: Some(thread) })
     }
 }
 
@@ -134,65 +104,38 @@ fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     }
 }
 
-/// The thread has an error to tell; it is fetched by [`Raw::finish`], or told in its place.
-fn gone() -> io::Error {
-    io::Error::from(io::ErrorKind::BrokenPipe)
-}
-
 impl Raw {
-    /// What the thread says, in the place of an error that says only that it is gone.
-    fn told(&mut self, error: io::Error) -> io::Error {
-        if error.kind() != io::ErrorKind::BrokenPipe {
-            return error;
-        }
+    /// What the thread says that takes nothing more.
+    fn told(&mut self) -> io::Error {
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(Err(told))) => told,
             _ => io::Error::other("the thread that writes ended before its time"),
         }
     }
-
-    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let offset = self.size;
-            let mut piece = match self.filled.take() {
-                Some(piece) => piece,
-                None => Piece { buffer: self.buffer()?, length: 0, offset },
-            };
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE - piece.length));
-            if let Some(place) = piece.buffer.get_mut(piece.length..piece.length + now.len()) {
-                place.copy_from_slice(now);
-            }
-            piece.length += now.len();
-            self.size += now.len() as u64;
-            bytes = later;
-            let full = piece.length == PIECE;
-            self.filled = Some(piece);
-            if full {
-                self.hand_over()?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Sink for Raw {
     fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.take(bytes).map_err(|error| self.told(error))
+        let mut chunk = Pool::new(1, bytes.len()).take(self.size);
+        chunk.add(bytes);
+        self.chunk(&Arc::new(chunk))
     }
 
     fn zeroes(&mut self, count: u64) -> io::Result<()> {
         self.size += count;
-        self.hand_over().map_err(|error| self.told(error))
+        Ok(())
     }
 }
 
 impl ImageSink for Raw {
-    fn finish(mut self: Box<Self>) -> io::Result<File> {
-        if let Err(error) = self.hand_over() {
-            return Err(self.told(error));
-        }
-        let Self { size, pieces, thread, .. } = *self;
-        drop(pieces);
+    fn chunk(&mut self, chunk: &Arc<Chunk>) -> io::Result<()> {
+        self.size = chunk.end();
+        self.chunks.send(Arc::clone(chunk)).map_err(|_| self.told())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<File> {
+        let Self { size, chunks, thread } = *self;
+        drop(chunks);
         let ended = thread.map(JoinHandle::join);
         let died = || io::Error::other("the thread that writes ended before its time");
         let file = ended.and_then(Result::ok).ok_or_else(died)??;
@@ -210,7 +153,7 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned() {
-        for length in [1, ALIGNMENT, PIECE] {
+        for length in [1, ALIGNMENT, 1 << 20] {
             let mut buffer = Buffer::new(length);
             assert_eq!(buffer.len(), length);
             assert_eq!(buffer.as_ptr().addr() % ALIGNMENT, 0);

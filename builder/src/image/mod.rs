@@ -1,6 +1,7 @@
 //! Formats, each a stream of bytes made from data that is known beforehand.
 
 pub mod archive;
+pub mod chunk;
 pub mod copy;
 pub mod cpio;
 pub mod deflate;

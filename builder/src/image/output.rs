@@ -9,9 +9,11 @@ use headnode_model::manifest::{Personal, Range};
 use sha2::{Digest, Sha256};
 
 use super::Sink;
+use super::chunk::{Chunk, Pool as Chunks};
 use super::deflate::GzipWriter;
 use super::direct::Raw;
 use super::hashing::Hasher;
+use super::hashing::twin::Twin;
 use super::pool::Pool;
 use crate::platform::cache::hex as bytes_hex;
 
@@ -25,10 +27,10 @@ const _: () = assert!(headnode_model::personal::SIZE.is_multiple_of(BLOCK));
 /// when a key turns out to be bad there.
 pub const MAX_RANGE: u64 = 8 << 20;
 
-/// Bytes that are handed to the hashing threads at once: few hand-overs, and they stay in the caches.
-const PIECE: usize = 8 * BLOCK;
-/// Pieces that wait for a hashing thread at most; with their size it bounds memory.
-const WAITING: usize = 8;
+/// Bytes that are handed on at once: few hand-overs, and they stay in the caches.
+const PIECE: usize = 16 * BLOCK;
+/// Pieces that are filled, hashed or written at most; with their size it bounds memory.
+const PIECES: usize = 8;
 
 static ZEROES: [u8; BLOCK] = [0; BLOCK];
 
@@ -72,6 +74,14 @@ impl Compression {
 /// It is given whole blocks of [`BLOCK`] bytes, each at a multiple of that, and holes that begin at
 /// such; only the last block or hole of the image may be shorter.
 pub trait ImageSink: Sink {
+    /// Takes the next blocks, which others look at as well.
+    ///
+    /// # Errors
+    /// When writing fails.
+    fn chunk(&mut self, chunk: &Arc<Chunk>) -> io::Result<()> {
+        chunk.bytes().chunks(BLOCK).try_for_each(|block| self.data(block))
+    }
+
     /// Ends the file; the image is as large as what has been given.
     ///
     /// # Errors
@@ -155,8 +165,9 @@ pub struct Output {
     range: Option<u64>,
     /// The personal part that is being written.
     personal: Option<String>,
-    /// Blocks that the hashers have not got yet; they come before `hole`.
-    piece: Vec<u8>,
+    chunks: Chunks,
+    /// Blocks that neither sinks nor hashers have got yet; they come before `hole`.
+    piece: Option<Chunk>,
     /// Zero bytes that they have not got yet.
     hole: u64,
     /// Whether these are used.
@@ -177,14 +188,17 @@ enum Kind {
 /// The threads that hash, each begun when it is needed first.
 #[derive(Default)]
 struct Hashers {
-    ranges: Option<Hasher<Vec<u8>>>,
-    whole: Option<Hasher<Vec<u8>>>,
+    ranges: Option<Hasher<Chunk>>,
+    /// The image as a whole, when the thread of the ranges does not do that as well.
+    whole: Option<Hasher<Chunk>>,
+    /// Whether it does.
+    together: bool,
 }
 
-fn begun(hasher: &mut Option<Hasher<Vec<u8>>>) -> io::Result<&mut Hasher<Vec<u8>>> {
+fn begun(hasher: &mut Option<Hasher<Chunk>>) -> io::Result<&mut Hasher<Chunk>> {
     let there = match hasher.take() {
         Some(there) => there,
-        None => Hasher::new(WAITING)?,
+        None => Hasher::new(PIECES)?,
     };
     Ok(hasher.insert(there))
 }
@@ -218,7 +232,8 @@ impl Output {
             ranges: Vec::new(),
             range: None,
             personal: None,
-            piece: Vec::new(),
+            chunks: Chunks::new(PIECES, PIECE),
+            piece: None,
             hole: 0,
             hole_used: false,
             hashers: Hashers::default(),
@@ -234,7 +249,13 @@ impl Output {
         if self.position() > 0 {
             return Err(io::Error::other("a part of the image is written already"));
         }
-        begun(&mut self.hashers.whole).map(|_| ())
+        if Twin::pays() {
+            self.hashers.ranges = Some(Hasher::with_whole(PIECES)?);
+            self.hashers.together = true;
+        } else {
+            begun(&mut self.hashers.whole)?;
+        }
+        Ok(())
     }
 
     /// Bytes of the image so far.
@@ -259,13 +280,6 @@ impl Output {
         self.flush_block()?;
         self.end_range()?;
         self.hand_over()?;
-        let sha256 = match &self.hashers.whole {
-            Some(hasher) => {
-                hasher.end()?;
-                Some(bytes_hex(&hasher.next()?))
-            }
-            None => None,
-        };
         let (mut ranges, mut personal) = (Vec::new(), Vec::new());
         for (range, path) in std::mem::take(&mut self.ranges) {
             let Range { offset, length, .. } = range;
@@ -277,6 +291,16 @@ impl Output {
                 None => ranges.push(Range { offset, length, sha256 }),
             }
         }
+        let Hashers { ranges: hasher, whole, together } = self.hashers;
+        let sha256 = match (hasher.filter(|_| together), whole) {
+            (Some(both), _) => Some(both.whole()?),
+            (None, Some(whole)) => {
+                whole.end()?;
+                Some(whole.next()?)
+            }
+            (None, None) => None,
+        };
+        let sha256 = sha256.map(|digest| bytes_hex(&digest));
         let files = self.sinks.into_iter().map(ImageSink::finish).collect::<io::Result<_>>()?;
         (self.progress)(self.offset);
         let (size, mapped) = (self.offset, self.mapped);
@@ -306,7 +330,7 @@ impl Output {
             self.end_range()?;
         }
         let other_hole = self.hole > 0 && (kind == Kind::Data || used != self.hole_used);
-        if other_hole || self.piece.len() >= PIECE {
+        if other_hole {
             self.hand_over()?;
         }
         if used {
@@ -314,12 +338,21 @@ impl Output {
             self.mapped += count;
         }
         if kind == Kind::Data {
-            self.piece.extend_from_slice(block);
-            self.sinks.iter_mut().try_for_each(|sink| sink.data(block))?;
+            let mut piece = match self.piece.take() {
+                Some(piece) => piece,
+                None => self.chunks.take(self.offset),
+            };
+            let (added, full) = (piece.add(block), piece.length + BLOCK > PIECE);
+            self.piece = Some(piece);
+            if !added {
+                return Err(io::Error::other("there was no room for a block of the image"));
+            }
+            if full {
+                self.hand_over()?;
+            }
         } else {
             self.hole += count;
             self.hole_used = used;
-            self.sinks.iter_mut().try_for_each(|sink| sink.zeroes(count))?;
         }
         self.offset += count;
         if self.offset.is_multiple_of(4 << 20) {
@@ -328,25 +361,27 @@ impl Output {
         Ok(())
     }
 
-    /// Gives the hashers what they have not got yet.
+    /// Gives hashers and sinks what they have not got yet.
     fn hand_over(&mut self) -> io::Result<()> {
-        let Hashers { ranges, whole } = &mut self.hashers;
-        if !self.piece.is_empty() {
-            let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-            let piece = Arc::new(piece);
+        let Hashers { ranges, whole, together } = &mut self.hashers;
+        if let Some(piece) = self.piece.take().map(Arc::new) {
             begun(ranges)?.data(&piece)?;
             if let Some(whole) = whole {
                 whole.data(&piece)?;
             }
+            self.sinks.iter_mut().try_for_each(|sink| sink.chunk(&piece))?;
         }
         let hole = std::mem::take(&mut self.hole);
         if hole > 0 {
             if self.hole_used {
                 begun(ranges)?.zeroes(hole)?;
+            } else if *together {
+                begun(ranges)?.unused(hole)?;
             }
             if let Some(whole) = whole {
                 whole.zeroes(hole)?;
             }
+            self.sinks.iter_mut().try_for_each(|sink| sink.zeroes(hole))?;
         }
         Ok(())
     }

@@ -5,14 +5,23 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+use crate::image::hashing::Hasher;
 use crate::image::output::hex;
 use crate::platform::cache::hex as bytes_hex;
 use crate::spec::form::is_hex;
+
+/// A file of so many bytes is large: a thread of its own costs it nothing.
+const LARGE: u64 = 32 << 20;
+/// Bytes that are handed to it at once; they stay in the caches.
+const PIECE: usize = 256 << 10;
+/// Pieces that wait for it at most.
+const WAITING: usize = 8;
 
 /// SHA-256 of bytes, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
@@ -75,7 +84,28 @@ impl Digests {
     /// # Errors
     /// When it cannot be read.
     pub fn of_file(path: &Path, like: Option<&Digest>) -> io::Result<Self> {
-        Self::of(File::open(path)?, like)
+        let file = File::open(path)?;
+        if like.is_none() && file.metadata()?.len() >= LARGE {
+            return Self::of_large(file);
+        }
+        Self::of(file, like)
+    }
+
+    /// Hashes on another thread than it reads on: one large file may be all that is left to do.
+    fn of_large(mut file: File) -> io::Result<Self> {
+        let hasher = Hasher::new(WAITING)?;
+        let mut size = 0;
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            let count = (&mut file).take(PIECE as u64).read_to_end(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            size += count as u64;
+            hasher.data(&Arc::new(piece))?;
+        }
+        hasher.end()?;
+        Ok(Self { size, sha256: bytes_hex(&hasher.next()?), like: None })
     }
 
     /// The same of a stream.
@@ -162,6 +192,18 @@ mod tests {
             assert_eq!((digests.size, digests.sha256), (3, sha256(b"abc")));
         }
         assert_eq!(Digests::of_file(&path, None).unwrap().like, None);
+    }
+
+    #[test]
+    fn large_files_have_the_same_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large");
+        for size in [LARGE, LARGE + 1, LARGE + PIECE as u64 - 1] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at / 7 % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            let expected = Digests { size, sha256: sha256(&bytes), like: None };
+            assert_eq!(Digests::of_file(&path, None).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -5,11 +5,16 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use zstd::zstd_safe::CParameter;
+
 use super::overlay::Entry;
 use crate::image::cpio::{self, Writer};
 
 /// zstd's level: bundles are made on every build and unpacked on every boot.
 const LEVEL: i32 = 9;
+/// Bytes that a thread compresses at once. By itself zstd takes four windows, 16 MiB, and holds some of
+/// them for each thread: more memory than the rest of a build.
+const JOB: u32 = 4 << 20;
 
 /// Why a bundle cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,7 @@ pub fn write(entries: &BTreeMap<String, Entry>, mtime: u32, out: &Path) -> Resul
     let mut encoder = zstd::Encoder::new(BufWriter::new(file), LEVEL).map_err(Error::Write)?;
     // The result is the same for any number of threads above 0.
     encoder.multithread(2).map_err(Error::Write)?;
+    encoder.set_parameter(CParameter::JobSize(JOB)).map_err(Error::Write)?;
     encoder.include_checksum(true).map_err(Error::Write)?;
     let encoder = archive(entries, mtime, encoder)?;
     encoder.finish().and_then(|mut buffer| buffer.flush()).map_err(Error::Write)

@@ -8,7 +8,6 @@ use nix::libc;
 
 use super::backup::{self, Backup};
 use super::check;
-use super::chunk::Chunk;
 use super::journal::{BOOT, Journal};
 use super::produce::{Image, Part};
 use super::queue::{Queue, Refused};
@@ -17,6 +16,7 @@ use super::{
     TAIL, Watch,
 };
 use crate::flash::device::Unmapped;
+use crate::image::chunk::Chunk;
 use crate::image::direct::{ALIGNMENT, Buffer};
 
 /// What the producer has for a disk.

@@ -12,7 +12,6 @@
 
 pub mod backup;
 mod check;
-mod chunk;
 pub mod journal;
 mod lane;
 mod produce;

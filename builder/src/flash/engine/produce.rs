@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::chunk::{Chunk, Pool};
 use super::lane::{Cause, Lane, Order};
 use super::queue::Refused;
 use super::{CHUNK, Feed, HEAD, Options, Origin, PATIENCE, Piece, Plan};
+use crate::image::chunk::{Chunk, Pool};
 use crate::image::direct::ALIGNMENT;
 use crate::image::hashing::Hasher;
 
@@ -56,7 +56,7 @@ pub fn produce(plan: &Plan, origin: &dyn Origin, lanes: &[Lane<'_>], options: Op
         Ok(hasher) => (Some(hasher), Ok(())),
         Err(error) => (None, Err(Cause::Image(format!("starting a thread: {error}")))),
     };
-    let chunks = Pool::new(3 + WAITING + 3 * alive.len());
+    let chunks = Pool::new(3 + WAITING + 3 * alive.len(), CHUNK);
     let image = Image { parts: Vec::new(), head: vec![0; HEAD as usize] };
     let mut producer = Producer { alive, chunks, options, hasher, image, hashed: VecDeque::new() };
     let ended = ended.and_then(|()| producer.image(plan, origin, start)).and_then(|()| {

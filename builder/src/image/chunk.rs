@@ -1,10 +1,9 @@
-//! Parts of an image in memory, which several disks write at the same time: their number is fixed,
-//! and a buffer comes back when the last disk has let go of it.
+//! Parts of an image in memory, which several write and hash at the same time: their number is fixed,
+//! and a buffer comes back when the last one has let go of it.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::CHUNK;
-use crate::image::direct::{ALIGNMENT, Buffer};
+use super::direct::{ALIGNMENT, Buffer};
 
 /// A part of the image.
 #[derive(Debug)]
@@ -27,6 +26,15 @@ impl Chunk {
     pub fn sectors(&self, sector: usize) -> &[u8] {
         let length = self.length.next_multiple_of(sector.min(ALIGNMENT));
         self.buffer.as_deref().and_then(|buffer| buffer.get(..length)).unwrap_or_default()
+    }
+
+    /// Adds bytes; tells whether there was room for them.
+    pub fn add(&mut self, bytes: &[u8]) -> bool {
+        let (begin, end) = (self.length, self.length + bytes.len());
+        let Some(place) = self.room().get_mut(begin..end) else { return false };
+        place.copy_from_slice(bytes);
+        self.length = end;
+        true
     }
 
     /// All of its room.
@@ -60,13 +68,14 @@ pub struct Pool {
     home: Sender<Buffer>,
     free: Receiver<Buffer>,
     fresh: usize,
+    size: usize,
 }
 
 impl Pool {
-    /// So many.
-    pub fn new(count: usize) -> Self {
+    /// So many, each with room for `size` bytes.
+    pub fn new(count: usize, size: usize) -> Self {
         let (home, free) = channel();
-        Self { home, free, fresh: count }
+        Self { home, free, fresh: count, size }
     }
 
     /// An unused chunk; waits for one.
@@ -75,11 +84,33 @@ impl Pool {
             Ok(buffer) => Some(buffer),
             Err(_) if self.fresh > 0 => {
                 self.fresh -= 1;
-                Some(Buffer::new(CHUNK))
+                Some(Buffer::new(self.size))
             }
             // Never an error: `home` is alive.
             Err(_) => self.free.recv().ok(),
         };
         Chunk { buffer, home: self.home.clone(), offset, length: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_and_take_what_fits() {
+        let mut pool = Pool::new(2, 10);
+        let mut one = pool.take(7);
+        assert!(one.add(b"abcd") && one.add(b"efghij") && !one.add(b"k"));
+        assert_eq!((one.bytes(), one.end()), (&b"abcdefghij"[..], 17));
+        let place = one.bytes().as_ptr();
+        let two = pool.take(17);
+        drop(one);
+        // There is no third one.
+        let again = pool.take(27);
+        assert_eq!((again.length, again.offset), (0, 27));
+        assert_eq!(again.sectors(1).as_ptr(), place);
+        drop(pool);
+        drop((two, again));
     }
 }
