@@ -186,7 +186,7 @@ impl Booter {
         let files = tftp::Files::new(settings.firmware());
         let context = tftp::Context {
             files,
-            rendered: None,
+            rendered: Arc::new(tftp::NothingRendered),
             settings: sections.tftp.clone(),
             metrics: metrics.clone(),
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,
