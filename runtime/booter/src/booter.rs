@@ -149,10 +149,11 @@ struct Rendered(Arc<http::App>);
 
 #[async_trait::async_trait]
 impl tftp::VirtualFiles for Rendered {
+    fn has(&self, name: &str) -> bool {
+        http::App::is_virtual(name)
+    }
+
     async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes> {
-        if !http::App::is_virtual(name) {
-            return None;
-        }
         self.0.render_virtual(name, peer.ip()).await
     }
 }
@@ -264,7 +265,7 @@ impl Booter {
 
         let context = tftp::Context {
             files: programs(&settings),
-            rendered: Some(Arc::new(Rendered(Arc::clone(&app)))),
+            rendered: Arc::new(Rendered(Arc::clone(&app))),
             settings: sections.tftp.clone(),
             metrics: metrics.clone(),
             observer: Arc::clone(&tracker) as Arc<dyn Observer>,

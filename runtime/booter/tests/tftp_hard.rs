@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sdc_booter::live::Live;
 use sdc_booter::metrics::Metrics;
 use sdc_booter::observe::{Event, Observer};
-use sdc_booter::tftp::{Context, Files, Ports, Server, Settings, VirtualFiles};
+use sdc_booter::tftp::{Context, Files, NothingRendered, Ports, Server, Settings, VirtualFiles};
 use tempfile::TempDir;
 use tftp_client::{Client, Network, Proxy};
 use tokio::net::UdpSocket;
@@ -45,10 +45,10 @@ fn content(blocks: usize) -> Vec<u8> {
 }
 
 async fn bed(settings: Settings) -> Bed {
-    bed_with(settings, None).await
+    bed_with(settings, Arc::new(NothingRendered)).await
 }
 
-async fn bed_with(settings: Settings, rendered: Option<Arc<dyn VirtualFiles>>) -> Bed {
+async fn bed_with(settings: Settings, rendered: Arc<dyn VirtualFiles>) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("loader"), content(60)).unwrap();
     std::fs::write(dir.path().join("short"), content(15)).unwrap();
@@ -280,7 +280,7 @@ impl VirtualFiles for Menu {
 #[tokio::test]
 async fn a_rendered_file_is_made_once_for_who_asks_and_hides_one_on_disk() {
     let menu = Arc::new(Menu { asked: AtomicU32::new(0), go: tokio::sync::Semaphore::new(0) });
-    let bed = bed_with(Settings::default(), Some(Arc::clone(&menu) as _)).await;
+    let bed = bed_with(Settings::default(), Arc::clone(&menu) as Arc<dyn VirtualFiles>).await;
     let mut client = Client::new(0).await;
     // It is slow, and the client impatient.
     for _ in 0..5 {

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub use files::{Files, Refused};
 pub use packet::{Code, Malformed, Packet, ReadRequest};
-pub use serve::VirtualFiles;
+pub use serve::{NothingRendered, VirtualFiles};
 pub use settings::{Ports, Settings};
 
 use crate::clock::unix_now;
@@ -41,7 +41,7 @@ pub struct Context {
     /// The files on disk.
     pub files: Files,
     /// Files that are made for who asks; looked at first, so that none on disk can hide one.
-    pub rendered: Option<Arc<dyn VirtualFiles>>,
+    pub rendered: Arc<dyn VirtualFiles>,
     /// `[tftp]`.
     pub settings: Live<Settings>,
     /// The counters.

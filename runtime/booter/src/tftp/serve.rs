@@ -26,13 +26,31 @@ use crate::observe::Event;
 /// Files that are on no disk: made for who asks.
 #[async_trait::async_trait]
 pub trait VirtualFiles: Send + Sync {
-    /// Whether `name` looks like that of such a file. Must not block.
-    fn has(&self, name: &str) -> bool;
+    /// Whether `name` may be that of such a file; where that can be told, others are served
+    /// sooner. Must not block.
+    fn has(&self, _name: &str) -> bool {
+        true
+    }
 
     /// The content for the client at `peer`; when there is none, a file on disk is looked for.
     /// `name` is what the client has sent, at most 128 bytes of any text. While this runs, the
     /// client's repeated requests wait; it is dropped when the client asks for something else.
     async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes>;
+}
+
+/// No such files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NothingRendered;
+
+#[async_trait::async_trait]
+impl VirtualFiles for NothingRendered {
+    fn has(&self, _: &str) -> bool {
+        false
+    }
+
+    async fn get(&self, _: SocketAddr, _: &str) -> Option<Bytes> {
+        None
+    }
 }
 
 /// What a client wants.
@@ -157,8 +175,8 @@ impl Shared {
     }
 
     async fn content(&self, client: SocketAddr, name: &str) -> Result<Content, Refused> {
-        if let Some(rendered) = self.context.rendered.as_ref().filter(|all| all.has(name)) {
-            let (rendered, wanted) = (Arc::clone(rendered), name.to_owned());
+        if self.context.rendered.has(name) {
+            let (rendered, wanted) = (Arc::clone(&self.context.rendered), name.to_owned());
             // It may ask others, whose connections belong to the main runtime.
             let making = self.main.spawn(async move { rendered.get(client, &wanted).await });
             let made = AbortOnDropHandle::new(making).await;
