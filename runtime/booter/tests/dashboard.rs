@@ -34,6 +34,7 @@ fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
         &metrics.http_requests,
         &metrics.scripts,
         &metrics.admission_verdicts,
+        &metrics.address_probes,
     ] {
         Metrics::count(family, "x");
     }

@@ -49,6 +49,17 @@ impl Who {
         self.uuid.as_deref()?.parse().ok()
     }
 
+    /// The machine with this lease, as the gate knows it.
+    pub(super) fn machine<'a>(&'a self, lease: &'a Lease, uuid: Option<Uuid>) -> Machine<'a> {
+        Machine {
+            mac: lease.mac,
+            uuid,
+            serial: self.serial.as_deref(),
+            vendor: self.manufacturer.as_deref(),
+            rack: lease.tag.as_deref(),
+        }
+    }
+
     /// Whether it was asked to say who it is: firmware without the values sends empty ones.
     pub(super) fn identified(&self) -> bool {
         self.serial.is_some() && self.manufacturer.is_some()
@@ -115,13 +126,7 @@ impl App {
         let asked = Instant::now();
         let found = self.lookup.find(mac, uuid).await;
         self.metrics.lookup_seconds.observe(asked.elapsed().as_secs_f64());
-        let machine = Machine {
-            mac,
-            uuid,
-            serial: who.serial.as_deref(),
-            vendor: who.manufacturer.as_deref(),
-            rack: lease.tag.as_deref(),
-        };
+        let machine = who.machine(&lease, uuid);
         let verdict = self.gate.at_script(&machine, found.known);
         if verdict == Verdict::Admit {
             self.lookup.keep(mac, &found).await;

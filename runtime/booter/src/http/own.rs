@@ -45,13 +45,7 @@ async fn script(
         return Some(source.message(mac, "it has no address from this server. Boot it by PXE"));
     };
     let uuid = lease.uuid.or(who.uuid());
-    let machine = Machine {
-        mac,
-        uuid,
-        serial: who.serial.as_deref(),
-        vendor: who.manufacturer.as_deref(),
-        rack: lease.tag.as_deref(),
-    };
+    let machine = who.machine(&lease, uuid);
     let identified = who.identified();
     if !identified && (app.gate.needs_identity(mac) || source.needs_identity(&machine)) {
         return Some(source.identify(mac));
