@@ -48,14 +48,17 @@ fn e2e_boot_by_any_firmware_over_any_network_and_without_the_control_plane() {
 
     let slow = LinkChange { loss_percent: Some(5.0), delay_ms: Some(50), ..LinkChange::default() };
     dc.lab.machine(SLOW).link(slow).unwrap();
+    let slow_begin = Instant::now();
     dc.lab.machine(SLOW).power_on().unwrap();
 
     nodes::boot(&dc, &[BIOS, UEFI]);
     nodes::boot(&dc, &[HTTP, RACK]);
     nodes::has_booted_by_http_only(&dc, HTTP);
     nodes::is_behind_the_relay(&dc, RACK, "10.98.0.");
-    let seconds = dc.wait(SLOW, "registered: done", SLOW_BOOT);
-    figure("node with 5 % loss and 50 ms delay, power-on to registered", seconds, 300.0);
+    // Not by its console: what is written there while the login prompt takes it over may be lost.
+    nodes::are_servers_within(&dc, &[SLOW], SLOW_BOOT);
+    let seconds = slow_begin.elapsed().as_secs_f64();
+    figure("node with 5 % loss and 50 ms delay, power-on to registered, at most", seconds, 300.0);
     nodes::are_servers(&dc, &[BIOS, UEFI, HTTP, RACK, SLOW]);
     for node in [HTTP, RACK, SLOW] {
         dc.lab.machine(node).power_kill().unwrap();

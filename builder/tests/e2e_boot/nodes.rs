@@ -39,8 +39,13 @@ pub fn boot(dc: &Datacenter, nodes: &[&str]) {
 
 /// CNAPI has these nodes, and they run.
 pub fn are_servers(dc: &Datacenter, nodes: &[&str]) {
+    are_servers_within(dc, nodes, BOOT);
+}
+
+/// The same, within so much time.
+pub fn are_servers_within(dc: &Datacenter, nodes: &[&str], limit: Duration) {
     let name = dc.lab.spec().unwrap().name;
-    dc.wait_servers(BOOT, |servers| {
+    dc.wait_servers(limit, |servers| {
         nodes.iter().all(|node| {
             let uuid = machine_uuid(&name, node).to_string();
             servers.iter().any(|s| s["uuid"] == uuid.as_str() && s["status"] == "running")
