@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{STAMP, Source, World, folder, start_with};
+use common::{OTHER_STAMP, STAMP, Source, World, folder, start_with};
 use headnode_client::{Booter, Timeouts};
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
@@ -85,6 +85,37 @@ async fn a_rule_by_serial_number_has_machines_say_who_they_are() {
     assert_eq!(world.get(&told("abc2")).await.0, 404);
     // Boards without a serial number are asked once only.
     assert_eq!(world.get(&told("")).await.0, 404);
+}
+
+/// The URL at which a script has the machine ask again, as a board without values fills it in.
+fn next(script: &str) -> String {
+    let line = script.lines().find_map(|line| line.strip_prefix("chain --replace --autofree "));
+    let url = line.unwrap().split(' ').next().unwrap();
+    let path = &url[url.find("/boot.ipxe").unwrap()..];
+    let names = ["${uuid}", "${serial:uristring}", "${manufacturer:uristring}"];
+    names.into_iter().fold(path.to_owned(), |path, name| path.replace(name, ""))
+}
+
+#[tokio::test]
+async fn what_was_chosen_at_the_console_counts_also_where_machines_say_who_they_are() {
+    let text = "[[admission.rule]]\nserial = \"abc\"\nverdict = \"ignore\"\n";
+    let world = world(&Arc::default(), text).await;
+    world.lease(STRANGER, None).await;
+    let ask = async |query: &str| {
+        let (_, script) = world.get(&format!("{STRANGERS}?{query}")).await;
+        assert!(script.contains("${serial:uristring}"), "{script}");
+        let path = next(&script);
+        (world.get(&path).await.1, path)
+    };
+    let (script, path) = ask("rescue=true&try=3").await;
+    assert!(script.contains(BOOTS) && script.contains(" noimport"), "{path}: {script}");
+    assert!(path.contains("try=3"), "{path}");
+    let (script, path) = ask(&format!("platform={OTHER_STAMP}")).await;
+    assert!(script.contains(&format!("/os/{OTHER_STAMP}/")), "{path}: {script}");
+    let (script, path) = ask("menu=true").await;
+    assert!(script.contains("choose --default"), "{path}: {script}");
+    let (script, path) = ask("platform=$%7Buuid%7D%20%7C%7C%20shell").await;
+    assert!(script.contains(BOOTS) && !path.contains("shell"), "{path}: {script}");
 }
 
 #[tokio::test]

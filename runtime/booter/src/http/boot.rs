@@ -158,7 +158,8 @@ impl App {
         };
         // GRUB cannot tell: it has said all that it can.
         if loader == Loader::Ipxe && self.gate.needs_identity(mac) && !who.identified() {
-            return self.render(move |scripts| scripts.identify(mac, attempt)).await.map(Some);
+            let choice = who.choice();
+            return self.render(move |scripts| scripts.identify(mac, &choice)).await.map(Some);
         }
         let Asked { verdict, uuid, origin, node } = self.ask(place, who).await;
         Metrics::count(&self.metrics.scripts, origin);

@@ -263,13 +263,15 @@ impl Scripts {
         })
     }
 
-    /// A script with which a machine comes back and tells its UUID, serial number and maker.
+    /// A script with which a machine comes back and tells its UUID, serial number and maker, and what
+    /// was chosen at its console.
     ///
     /// # Errors
     /// When the template does not fit.
-    pub fn identify(&self, mac: MacAddr, attempt: u32) -> Result<String, TemplateError> {
-        let mut context = self.context(mac, attempt, Wait::Mend);
-        context.insert("try", &attempt);
+    pub fn identify(&self, mac: MacAddr, choice: &Choice) -> Result<String, TemplateError> {
+        let mut context = self.context(mac, choice.attempt, Wait::Mend);
+        context.insert("try", &choice.attempt);
+        context.insert("choice", &choice.query());
         self.templates.render(IDENTIFY, &context)
     }
 

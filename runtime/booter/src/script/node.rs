@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headnode_model::net::MacAddr;
+use headnode_model::stamp::Stamp;
 use serde_json::Value;
 
 use crate::leases::Lease;
@@ -21,6 +22,30 @@ pub struct Choice {
     pub menu: bool,
     /// How often it has tried before.
     pub attempt: u32,
+}
+
+impl Choice {
+    /// The choice as a URL's query has it, after other parts, so that it is not lost when the machine
+    /// has to ask once more; its tries are not in it. Only a platform's stamp is written, never the
+    /// text that came from the network: it becomes a part of a script.
+    pub(super) fn query(&self) -> String {
+        let mut query = String::new();
+        match self.platform.as_deref() {
+            Some("latest") => query.push_str("&platform=latest"),
+            Some(text) => {
+                if let Ok(stamp) = text.parse::<Stamp>() {
+                    query.push_str(&format!("&platform={stamp}"));
+                }
+            }
+            None => {}
+        }
+        for (name, chosen) in [("rescue", self.rescue), ("menu", self.menu)] {
+            if chosen {
+                query.push_str(&format!("&{name}=true"));
+            }
+        }
+        query
+    }
 }
 
 /// A machine that may boot.
@@ -104,6 +129,25 @@ impl Node {
             network: Arc::new(Network::own(&settings)),
             found: Found::new(params, crate::params::Origin::Default, None, None),
             choice: Choice::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_handed_on_without_the_text_that_came_from_the_network() {
+        let of = |platform: &str, rescue, menu| {
+            let platform = Some(platform.to_owned());
+            Choice { platform, rescue, menu, attempt: 3 }.query()
+        };
+        assert_eq!(Choice::default().query(), "");
+        assert_eq!(of("20250101t000000z", false, false), "&platform=20250101T000000Z");
+        assert_eq!(of("latest", true, true), "&platform=latest&rescue=true&menu=true");
+        for wrong in ["", "../x", "${uuid}", "20250101T000000Z || shell", "x&rescue=true"] {
+            assert_eq!(of(wrong, false, true), "&menu=true", "{wrong}");
         }
     }
 }

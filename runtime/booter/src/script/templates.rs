@@ -186,7 +186,7 @@ fn sample(name: &str) -> Context {
             "platforms": [{ "name": "x", "kind": "Linux" }],
         }),
         MESSAGE => json!({ "lines": ["x"] }),
-        IDENTIFY => json!({ "try": 0 }),
+        IDENTIFY => json!({ "try": 0, "choice": "&rescue=true" }),
         GRUB => json!({
             "platform": "x", "unit": 0, "serial": true,
             "entries": [{ "title": "x", "args": "x", "modules": [module] }],

@@ -300,7 +300,7 @@ fn a_machine_that_waits_comes_back_later_and_later() {
     assert!(seconds(0) <= 13 && (16..=26).contains(&seconds(1)) && seconds(9) >= 45);
     golden("hold.ipxe", &scripts.hold(mac, 0).unwrap());
     golden("hold.lst", &scripts.grub_hold(mac).unwrap());
-    golden("identify.ipxe", &scripts.identify(mac, 2).unwrap());
+    golden("identify.ipxe", &scripts.identify(mac, &Choice { attempt: 2, ..Choice::default() }).unwrap());
     golden("chain.ipxe", &scripts.chain().unwrap());
 }
 
