@@ -42,9 +42,10 @@ Signals: SIGHUP has the settings read again (running downloads go on), SIGTERM a
 
 Exit codes:
   0  stopped by a signal, or --check-config found nothing
-  1  could not start, or a server failed
+  1  could not start (a network interface or address that is not there yet), or a server failed:
+     worth another try
   2  wrong arguments
-  3  the configuration is wrong: all that is wrong was told";
+  3  the configuration is wrong: all that is wrong was told. It does not get better by itself";
 
 /// Boots machines over the network: DHCP and TFTP hand out iPXE, HTTP a boot script per machine
 /// and what it loads.

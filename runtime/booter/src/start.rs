@@ -32,6 +32,8 @@ struct Ready {
 struct Wrong {
     fatal: Vec<Problem>,
     notes: Vec<Problem>,
+    /// Whether all that is fatal may be gone at the next try.
+    passing: bool,
 }
 
 /// Does what the command line says.
@@ -46,7 +48,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(report(args, &all()));
     }
     let Some(Ready { mut settings, source, user }) = ready else {
-        return Ok(report(args, &wrong.fatal));
+        let code = report(args, &wrong.fatal);
+        // The service manager tries again: the network may come up later than this server.
+        return Ok(if wrong.passing { ExitCode::FAILURE } else { code });
     };
     for problem in &wrong.notes {
         // Not fatal: an operator may bring the missing files while the booter runs.
@@ -87,10 +91,10 @@ fn open(settings: &Settings, user: Option<&User>, gate: Gate) -> anyhow::Result<
 }
 
 fn read_alone(args: &Args) -> Result<(Ready, Vec<Problem>), Wrong> {
-    let fatal = |fatal| Wrong { fatal, ..Wrong::default() };
+    let fatal = |fatal, passing| Wrong { fatal, passing, ..Wrong::default() };
     let nics = Nic::all().map_err(|error| {
         let message = format!("reading the list of network interfaces: {error}");
-        fatal(vec![Problem { key: "interface".to_owned(), message }])
+        fatal(vec![Problem { key: "interface".to_owned(), message }], true)
     })?;
     let over = Top {
         interface: args.interface.clone(),
@@ -100,7 +104,8 @@ fn read_alone(args: &Args) -> Result<(Ready, Vec<Problem>), Wrong> {
         socket: args.socket.clone(),
         user: args.user.clone(),
     };
-    let loaded = alone::load(&args.config, over, &nics).map_err(fatal)?;
+    let loaded = alone::load(&args.config, over, &nics)
+        .map_err(|refused| fatal(refused.problems, refused.passing))?;
     let (settings, user) = (loaded.settings, loaded.user);
     Ok((Ready { settings, source: Arc::new(NoCnapi), user }, loaded.notes))
 }
@@ -113,7 +118,7 @@ fn read_headnode(args: &Args) -> anyhow::Result<Result<(Ready, Vec<Problem>), Wr
     let state = or(&args.state, paths::BOOTER_STATE);
     let (mut settings, config) = match Settings::from_config(&text, &root, &state) {
         Ok(found) => found,
-        Err(problems) => return Ok(Err(Wrong { fatal: problems.0, notes: Vec::new() })),
+        Err(problems) => return Ok(Err(Wrong { fatal: problems.0, ..Wrong::default() })),
     };
     settings.socket = Some(or(&args.socket, headnode_model::booter::SOCKET));
     settings.more = match File::read(&root.join(BESIDE_CONFIG)) {
@@ -121,15 +126,17 @@ fn read_headnode(args: &Args) -> anyhow::Result<Result<(Ready, Vec<Problem>), Wr
         Err(error) => {
             let key = BESIDE_CONFIG.to_owned();
             let fatal = vec![Problem { key, message: error.to_string() }];
-            return Ok(Err(Wrong { fatal, notes: Vec::new() }));
+            return Ok(Err(Wrong { fatal, ..Wrong::default() }));
         }
     };
     let mut fatal = settings.more.problems();
     fatal.extend(networks::problems(&settings.networks()));
+    let mut passing = fatal.is_empty();
     match interface(args.interface.as_deref(), &settings, &config) {
         Ok(name) => settings.interface = Some(name),
-        Err(error) => {
-            fatal.push(Problem { key: "admin_nic".to_owned(), message: error.to_string() });
+        Err(absent) => {
+            passing &= absent.passing;
+            fatal.push(Problem { key: "admin_nic".to_owned(), message: absent.message });
         }
     }
     let notes = settings.problems();
@@ -140,23 +147,32 @@ fn read_headnode(args: &Args) -> anyhow::Result<Result<(Ready, Vec<Problem>), Wr
             let source = Arc::new(Directory::new(cnapi, napi));
             Ok((Ready { settings, source, user: args.user.clone() }, notes))
         }
-        Ok(_) => Err(Wrong { fatal, notes }),
+        Ok(_) => Err(Wrong { fatal, notes, passing }),
         Err(error) => {
             let key = "cnapi_client_url".to_owned();
             fatal.push(Problem { key, message: error.to_string() });
-            Err(Wrong { fatal, notes })
+            Err(Wrong { fatal, notes, passing: false })
         }
     })
 }
 
-fn interface(told: Option<&str>, settings: &Settings, config: &Config) -> anyhow::Result<String> {
+/// Why there is no interface to serve on.
+struct Absent {
+    message: String,
+    /// Whether it may come later.
+    passing: bool,
+}
+
+fn interface(told: Option<&str>, settings: &Settings, config: &Config) -> Result<String, Absent> {
+    let absent = |message| Absent { message, passing: true };
     if let Some(name) = told {
-        nix::net::if_::if_nametoindex(name)
-            .with_context(|| format!("looking for the network interface {name}"))?;
-        return Ok(name.to_owned());
+        let found = nix::net::if_::if_nametoindex(name);
+        let why = |error| absent(format!("looking for the network interface {name}: {error}"));
+        return found.map_err(why).map(|_| name.to_owned());
     }
-    let mac: MacAddr = config.typed("admin_nic")?;
-    Ok(net::interface(settings.admin_ip, mac)?)
+    let wrong = |problem: Problem| Absent { message: problem.message, passing: false };
+    let mac: MacAddr = config.typed("admin_nic").map_err(wrong)?;
+    net::interface(settings.admin_ip, mac).map_err(|error| absent(error.to_string()))
 }
 
 /// Prints all problems, one a line.

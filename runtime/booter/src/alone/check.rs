@@ -33,18 +33,29 @@ pub struct Loaded {
     pub notes: Vec<Problem>,
 }
 
+/// Why the booter cannot start with a configuration.
+#[derive(Debug)]
+pub struct Refused {
+    /// All that is wrong, missing files too.
+    pub problems: Vec<Problem>,
+    /// Whether nothing but the network interface or its address is missing: after a power cut it may
+    /// come later than the booter.
+    pub passing: bool,
+}
+
 /// Reads the file. What `over` says wins over its first keys.
 ///
 /// # Errors
 /// All that is wrong with it, missing files too.
-pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Vec<Problem>> {
+pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Refused> {
+    let wrong = |problems| Refused { problems, passing: false };
     let mut read = Read::file(path).map_err(|message| {
         let key = "configuration".to_owned();
-        vec![Problem { key, message }]
+        wrong(vec![Problem { key, message }])
     })?;
     if read.is_unreadable() {
         // Nothing was understood: what seems to be missing is not.
-        return Err(all(read.faults, Vec::new()));
+        return Err(wrong(all(read.faults, Vec::new())));
     }
     let top = read.config.top.clone();
     let told = |name: &str| Some(PathBuf::from(name));
@@ -53,6 +64,7 @@ pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Vec<Problem>
     let socket = over.socket.or(top.socket.clone()).or(told(headnode_model::booter::SOCKET));
     let interface = over.interface.or(top.interface.clone());
     let address = over.address.or(top.address);
+    let named = interface.is_some() || address.is_some();
     let nic = Nic::choose(nics, interface.as_deref(), address)
         .map_err(|(key, message)| read.fault(key, message));
     for (key, folder) in [("root", &root), ("state", &state)] {
@@ -67,9 +79,12 @@ pub fn load(path: &Path, over: Top, nics: &[Nic]) -> Result<Loaded, Vec<Problem>
     }
     check(&mut read, nic.as_ref().ok());
     let notes = notes(&read, &root);
-    let Ok(nic) = nic else { return Err(all(read.faults, notes)) };
+    let Ok(nic) = nic else {
+        let passing = named && read.faults.len() == 1;
+        return Err(Refused { problems: all(read.faults, notes), passing });
+    };
     if !read.faults.is_empty() {
-        return Err(all(read.faults, notes));
+        return Err(wrong(all(read.faults, notes)));
     }
     let networks = networks(nic.ip, nic.net, &read.config);
     // Of the own network, for what asks for a headnode's settings.

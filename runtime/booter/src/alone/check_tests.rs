@@ -71,8 +71,9 @@ fn beside_another_server_no_network_is_needed() {
 /// Everything that is wrong, as text.
 fn wrong(text: &str) -> String {
     let (_dir, path) = world(text);
-    let problems = load(&path, Top::default(), &[nic()]).unwrap_err();
-    problems.iter().map(|problem| format!("{problem}\n")).collect()
+    let refused = load(&path, Top::default(), &[nic()]).unwrap_err();
+    assert!(!refused.passing);
+    refused.problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
 #[test]
@@ -105,6 +106,19 @@ fn all_that_is_wrong_is_told_at_once_with_key_and_line() {
 }
 
 #[test]
+fn an_interface_that_is_not_there_may_come_and_nothing_else_does() {
+    let (_dir, path) = world(GOOD);
+    let passing = |top: &Top| load(&path, top.clone(), &[]).unwrap_err().passing;
+    assert!(passing(&Top::default()));
+    let address = Some([10, 0, 0, 1].into());
+    assert!(passing(&Top { address, ..Top::default() }));
+    assert!(!passing(&Top { root: Some("relative".into()), ..Top::default() }));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("interface = \"eth1\"\n", "")).unwrap();
+    assert!(!passing(&Top::default()), "nobody has said where to serve");
+}
+
+#[test]
 fn a_syntax_error_is_told_with_its_line_and_no_other() {
     let told = wrong("interface = \"eth1\n[default]\n");
     assert!(told.starts_with("line 3, TOML: "), "{told}");
@@ -131,7 +145,7 @@ fn addresses_and_folders_must_fit() {
         world(&format!("interface = \"eth1\"\n{network}[default]\nlocal_disk = true\n"));
     let over =
         Top { root: Some("/srv".into()), state: Some("/srv/state".into()), ..Top::default() };
-    let problems = load(&path, over, &[nic()]).unwrap_err();
+    let problems = load(&path, over, &[nic()]).unwrap_err().problems;
     assert!(
         problems.iter().any(|p| p.message.contains("must not be in each other")),
         "{problems:?}"

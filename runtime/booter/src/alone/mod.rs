@@ -22,7 +22,7 @@ use ipnet::Ipv4Net;
 use uuid::Uuid;
 
 pub use boot::{Boot, Bootfile, OneOrMany, Way};
-pub use check::{Loaded, again, faults, load};
+pub use check::{Loaded, Refused, again, faults, load};
 pub use config::{Config, Fault, Host, Macs, Read, Top};
 pub use nic::Nic;
 pub use placeholders::{Template, Values};
