@@ -13,13 +13,20 @@ use std::path::Path;
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.new"));
-    let mut file = File::create(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&beside, path)?;
+    let written = write(&beside, content).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // On a full disk, what is there of it would be in the way of the next try.
+        let _ = fs::remove_file(&beside);
+        return written;
+    }
     // The rename itself is in the folder's data.
     sync_folder(path)
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 /// Appends `content` to a file that was opened for appending and has `length` bytes, and returns

@@ -9,11 +9,14 @@ use std::net::UdpSocket;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::Send;
 use super::serve::send;
 use crate::leases::{Lease, LeaseFile, Leases};
 
+/// How long after a table could not be written it is tried again: a full disk must not be kept busy.
+const PAUSE: Duration = Duration::from_secs(10);
 /// Most answers that wait for one write.
 const MOST: usize = 2048;
 
@@ -32,11 +35,13 @@ pub(super) struct Writer {
     compaction: Option<JoinHandle<io::Result<u64>>>,
     /// Whether the last write has failed, so that one full disk is told once.
     failing: bool,
+    /// When a table may be written again, after that has failed.
+    again: Option<Instant>,
 }
 
 impl Writer {
     pub fn new(socket: Arc<UdpSocket>, leases: Arc<Mutex<Leases>>, file: LeaseFile) -> Self {
-        Self { socket, leases, file, compaction: None, failing: false }
+        Self { socket, leases, file, compaction: None, failing: false, again: None }
     }
 
     /// Writes until the channel's other end is closed, then writes the whole table.
@@ -67,7 +72,7 @@ impl Writer {
             return;
         }
         self.finish_compaction();
-        if !self.file.is_full() {
+        if !self.file.is_full() || self.again.is_some_and(|again| Instant::now() < again) {
             return;
         }
         match self.file.rotate() {
@@ -77,20 +82,26 @@ impl Writer {
                 let work = move || compaction.write(&leases);
                 match thread::Builder::new().name("dhcp-table".to_owned()).spawn(work) {
                     Ok(running) => self.compaction = Some(running),
-                    Err(error) => self.tell(Err(error)),
+                    Err(error) => self.failed(error),
                 }
             }
-            Err(error) => self.tell(Err(error)),
+            Err(error) => self.failed(error),
         }
     }
 
     fn finish_compaction(&mut self) {
         let Some(running) = self.compaction.take() else { return };
         match running.join() {
-            Ok(Ok(size)) => self.file.compacted(size),
-            Ok(Err(error)) => self.tell(Err(error)),
-            Err(_) => self.tell(Err(io::Error::other("writing the table has failed"))),
+            Ok(Ok(size)) => self.file.compacted(Some(size)),
+            Ok(Err(error)) => self.failed(error),
+            Err(_) => self.failed(io::Error::other("writing the table has failed")),
         }
+    }
+
+    fn failed(&mut self, error: io::Error) {
+        self.file.compacted(None);
+        self.again = Some(Instant::now() + PAUSE);
+        self.tell(Err(error));
     }
 
     fn table(&self) -> Vec<Lease> {

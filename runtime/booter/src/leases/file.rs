@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::lines::{self, Entry};
@@ -57,7 +58,8 @@ impl LeaseFile {
     /// lines only: each is logged, and the file is kept beside as `….damaged`.
     ///
     /// # Errors
-    /// When a file is there and cannot be read at all, or the table cannot be written.
+    /// When a file is there and cannot be read at all, or a damaged one cannot be kept. That the table
+    /// cannot be written (a full disk) is only logged.
     pub fn load(&mut self, leases: &mut Leases) -> io::Result<()> {
         let mut dropped = 0_u32;
         let mut restored = |result: Result<(), super::Refusal>| {
@@ -86,8 +88,11 @@ impl LeaseFile {
                 "leases are dropped: the networks have changed since they were given"
             );
         }
-        if logged {
-            self.save(leases.iter())?;
+        if logged && let Err(error) = self.save(leases.iter()) {
+            // The logs are still there, and machines boot without a new table, too.
+            self.behind = true;
+            let file = self.path.display();
+            tracing::error!("writing the leases to {file}: {error}; going on with the old files");
         }
         Ok(())
     }
@@ -97,25 +102,34 @@ impl LeaseFile {
     /// # Errors
     /// What the file system says; what was written before is untouched.
     pub fn append(&mut self, text: &str) -> io::Result<()> {
+        let written = self.write(text);
+        self.behind |= written.is_err();
+        written
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
         let log = match self.open.take() {
             Some(log) => log,
-            None => {
-                let file = OpenOptions::new().create(true).append(true).open(&self.log)?;
-                durable::sync_folder(&self.log)?;
-                Log { length: file.metadata()?.len(), file }
-            }
+            None => self.begin()?,
         };
         let log = self.open.insert(log);
-        match durable::append(&mut log.file, log.length, text.as_bytes()) {
-            Ok(length) => {
-                log.length = length;
-                Ok(())
-            }
-            Err(error) => {
-                self.behind = true;
-                Err(error)
-            }
+        log.length = durable::append(&mut log.file, log.length, text.as_bytes())?;
+        Ok(())
+    }
+
+    fn begin(&self) -> io::Result<Log> {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&self.log)?;
+        durable::sync_folder(&self.log)?;
+        let mut length = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if length > 0 {
+            file.read_exact_at(&mut last, length - 1)?;
         }
+        if last != [b'\n'] {
+            // A crash has torn the last line, and it is still there: the next one must not go on in it.
+            length = durable::append(&mut file, length, b"\n")?;
+        }
+        Ok(Log { file, length })
     }
 
     /// Whether the log has outgrown the table.
@@ -138,13 +152,17 @@ impl LeaseFile {
             }
             durable::sync_folder(&self.log)?;
         }
+        // The table will have all that could not be written so far; what fails from now on is not in it.
+        self.behind = false;
         Ok(Compaction { path: self.path.clone(), old: self.old.clone() })
     }
 
-    /// Tells that a [`Compaction`] has ended; the size of the table that it wrote.
-    pub fn compacted(&mut self, table: u64) {
-        self.table = table;
-        self.behind = false;
+    /// Tells that a [`Compaction`] has ended; the size of the table that it wrote, none when it failed.
+    pub fn compacted(&mut self, table: Option<u64>) {
+        match table {
+            Some(table) => self.table = table,
+            None => self.behind = true,
+        }
     }
 
     /// Writes the whole table and deletes the logs.
@@ -154,7 +172,8 @@ impl LeaseFile {
     pub fn save<'a>(&mut self, leases: impl Iterator<Item = &'a Lease>) -> io::Result<()> {
         let text = lines::snapshot(leases);
         durable::replace(&self.path, text.as_bytes())?;
-        self.compacted(text.len() as u64);
+        self.table = text.len() as u64;
+        self.behind = false;
         self.open = None;
         // In this order: the newer log's lines must never be gone while the older's are there.
         remove(&self.old)?;

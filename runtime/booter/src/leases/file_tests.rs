@@ -118,6 +118,54 @@ fn a_crash_between_any_two_steps_of_a_compaction_costs_nothing() {
 }
 
 #[test]
+fn what_fails_while_a_table_is_written_calls_for_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leases = filled();
+    let mut file = LeaseFile::new(dir.path());
+    file.append(&leases.take_journal()).unwrap();
+    assert!(!file.is_full());
+    let copy: Vec<Lease> = leases.iter().cloned().collect();
+    let compaction = file.rotate().unwrap();
+    // The log cannot be begun: a full disk.
+    let log = dir.path().join("leases.log");
+    fs::create_dir(&log).unwrap();
+    file.append("x").unwrap_err();
+    let size = compaction.write(&copy).unwrap();
+    file.compacted(Some(size));
+    assert!(file.is_full(), "the table was copied before");
+    fs::remove_dir(&log).unwrap();
+    let compaction = file.rotate().unwrap();
+    assert!(!file.is_full());
+    // The table cannot be written.
+    fs::create_dir(dir.path().join(".leases.new")).unwrap();
+    compaction.write(&copy).unwrap_err();
+    file.compacted(None);
+    assert!(file.is_full());
+}
+
+#[test]
+fn a_table_that_cannot_be_written_keeps_nobody_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut leases = filled();
+    LeaseFile::new(dir.path()).append(&leases.take_journal()).unwrap();
+    let log = dir.path().join("leases.log");
+    let text = fs::read_to_string(&log).unwrap();
+    // And its last line is torn.
+    fs::write(&log, format!("{text}02:00:00")).unwrap();
+    fs::create_dir(dir.path().join(".leases.new")).unwrap();
+    let mut again = empty();
+    let mut file = LeaseFile::new(dir.path());
+    file.load(&mut again).unwrap();
+    assert_eq!(again.iter().count(), 5);
+    assert!(file.is_full());
+    let more = lease(9, 1_800_000_001);
+    again.commit(0, more.clone(), Claim::Offered).unwrap();
+    file.append(&again.take_journal()).unwrap();
+    fs::remove_dir(dir.path().join(".leases.new")).unwrap();
+    assert!(loaded(dir.path()).contains(&more), "what comes after the torn line is read");
+}
+
+#[test]
 fn no_file_is_an_empty_table() {
     assert_eq!(loaded(tempfile::tempdir().unwrap().path()), []);
 }
