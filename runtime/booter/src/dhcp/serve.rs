@@ -8,7 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::writer::Batch;
 use super::{Engine, Origin, Send};
 use crate::leases::Leases;
+use crate::limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::overhear::Overhear;
 use crate::{arp, clock};
@@ -99,7 +100,10 @@ impl Loop {
                 replies.extend(self.engine.end_probes(Instant::now(), clock::unix_now()));
             }
             self.probe();
-            self.answer(&mut replies);
+            if !self.answer(&mut replies) {
+                tracing::error!("the writer of the lease file has ended: no lease can be given");
+                return;
+            }
         }
     }
 
@@ -162,7 +166,8 @@ impl Loop {
         }
     }
 
-    fn answer(&mut self, replies: &mut Vec<Send>) {
+    /// Whether leases can still be given.
+    fn answer(&mut self, replies: &mut Vec<Send>) -> bool {
         let text = self.leases.lock().unwrap_or_else(PoisonError::into_inner).take_journal();
         let mut promises = Vec::new();
         for reply in replies.drain(..) {
@@ -172,11 +177,8 @@ impl Loop {
                 send(&self.server, &reply);
             }
         }
-        if (!text.is_empty() || !promises.is_empty())
-            && self.batches.send(Batch { text, promises }).is_err()
-        {
-            tracing::error!("the writer of the lease file has ended: no lease is given");
-        }
+        (text.is_empty() && promises.is_empty())
+            || self.batches.send(Batch { text, promises }).is_ok()
     }
 }
 
@@ -202,6 +204,11 @@ fn drain(
     }
 }
 
+/// Which errors of sending were logged lately: a forged request may name a relay that nothing can be
+/// sent to.
+static UNSENT: LazyLock<Mutex<LogLimit<io::ErrorKind>>> =
+    LazyLock::new(|| Mutex::new(LogLimit::new(60)));
+
 /// Sends a reply; waits a while when the socket is full.
 pub(super) fn send(socket: &UdpSocket, reply: &Send) {
     let mut sent = socket.send_to(&reply.bytes, reply.to);
@@ -211,7 +218,12 @@ pub(super) fn send(socket: &UdpSocket, reply: &Send) {
             poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(ROOM));
         sent = socket.send_to(&reply.bytes, reply.to);
     }
-    if let Err(error) = sent {
+    if let Err(error) = sent
+        && UNSENT
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pass(error.kind(), clock::unix_now())
+    {
         tracing::error!(to = %reply.to, "sending a DHCP reply: {error}; is the admin NIC up?");
     }
 }

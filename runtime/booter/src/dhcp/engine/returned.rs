@@ -35,7 +35,8 @@ impl Engine {
         if request.server.is_some_and(|server| server != self.context.booter.admin_ip) {
             return Outcome::silent("it declines another server's address");
         }
-        let old = self.leases().holder(ip).is_some_and(|lease| {
+        // An honest one follows our ACK: there is a lease, and it is new.
+        let old = self.leases().holder(ip).is_none_or(|lease| {
             now.saturating_sub(lease.seen).unsigned_abs() > DECLINE_SECONDS.unsigned_abs()
         });
         if old || !self.declines.pass(mac, now) || !self.leases().conflict(mac, ip, now) {

@@ -300,6 +300,21 @@ fn only_the_address_itself_releases_and_only_a_fresh_lease_is_declined() {
 }
 
 #[test]
+fn an_address_that_nobody_has_is_not_declined() {
+    let mut engine = engine();
+    let ip = Ipv4Addr::new(10, 99, 99, 61);
+    let mut decline = message(MessageType::Decline, MAC, 0);
+    decline.opts_mut().insert(DhcpOption::RequestedIpAddress(ip));
+    engine.told(&encode(&decline), 20);
+    assert!(!engine.take_changed());
+    let ack = engine.told(&encode(&asking(ip, None)), 21).unwrap();
+    assert_eq!(
+        (decode(&ack).yiaddr(), decode(&ack).opts().msg_type()),
+        (ip, Some(MessageType::Ack))
+    );
+}
+
+#[test]
 fn without_authority_a_machine_that_is_not_known_is_left_alone() {
     let settings = Settings { authoritative: false, ..Settings::default() };
     let mut engine = engine_with(settings, |_| {});
