@@ -30,6 +30,10 @@ impl Terms {
         let mut terms = Self { block: 512, window: 1, timeout: None, accepted: Vec::new() };
         for (name, value) in &request.options {
             let Ok(value) = value.trim().parse::<u64>() else { continue };
+            // The first of two counts.
+            if terms.accepted.iter().any(|(known, _)| known == name) {
+                continue;
+            }
             let accepted = match name.as_str() {
                 "blksize" if (8..=65464).contains(&value) => {
                     let block = value.min(BLOCK_MAX);
@@ -48,10 +52,7 @@ impl Terms {
                 "tsize" => ("tsize", size),
                 _ => continue,
             };
-            // The first of two counts.
-            if terms.accepted.iter().all(|(known, _)| *known != accepted.0) {
-                terms.accepted.push(accepted);
-            }
+            terms.accepted.push(accepted);
         }
         terms
     }
@@ -80,6 +81,14 @@ mod tests {
         assert_eq!(terms.accepted, accepted);
         assert_eq!((terms.block, terms.window), (1468, 32));
         assert_eq!(terms.timeout, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn of_two_values_the_first_is_told_and_used() {
+        let terms =
+            agree(&[("blksize", "1024"), ("blksize", "512"), ("timeout", "x"), ("timeout", "3")]);
+        assert_eq!(terms.accepted, [("blksize", 1024), ("timeout", 3)]);
+        assert_eq!((terms.block, terms.timeout), (1024, Some(Duration::from_secs(3))));
     }
 
     #[test]
