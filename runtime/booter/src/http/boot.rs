@@ -1,7 +1,7 @@
 //! From a machine that asks to the script that it gets: who it is, whether it may boot, with what.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::body::Bytes;
@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use super::routes::App;
 use crate::admission::{Machine, Verdict};
+use crate::clock;
 use crate::dhcp::Mode;
 use crate::leases::Lease;
+use crate::limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::networks::{Network, Place};
 use crate::observe::Event;
@@ -103,6 +105,18 @@ pub(super) fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc
     Some((lease, network))
 }
 
+/// Which addresses asked for machines without a lease lately: anybody can, also from forged addresses.
+static WITHOUT_LEASE: LazyLock<Mutex<LogLimit<IpAddr>>> =
+    LazyLock::new(|| Mutex::new(LogLimit::new(60)));
+
+/// Logs that somebody asked for the script of a machine that has no lease.
+pub(super) fn warn_without_lease(mac: MacAddr, peer: IpAddr) {
+    let mut limit = WITHOUT_LEASE.lock().unwrap_or_else(PoisonError::into_inner);
+    if limit.pass(peer, clock::unix_now()) {
+        tracing::warn!(%mac, %peer, "a machine without a lease asked for its boot script");
+    }
+}
+
 impl App {
     /// The script for an iPXE whose machine is not known from the URL.
     pub(super) async fn chain(&self) -> Result<String, TemplateError> {
@@ -146,7 +160,7 @@ impl App {
         let attempt = who.attempt();
         // Nothing is looked up or cached for a MAC that never got an address: anybody can make them up.
         let Some(place) = lease(self, mac, peer) else {
-            tracing::warn!(%mac, "a machine without a lease asked for its boot script");
+            warn_without_lease(mac, peer);
             if loader == Loader::Grub {
                 return Ok(None);
             }

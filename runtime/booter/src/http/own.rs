@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use headnode_model::net::MacAddr;
 
-use super::boot::{Who, lease};
+use super::boot::{Who, lease, warn_without_lease};
 use super::routes::{App, SCRIPT};
 use crate::admission::{Machine, Verdict};
 use crate::alone::{Answer, Asked, ScriptSource};
@@ -41,7 +41,7 @@ async fn script(
 ) -> Option<String> {
     // As for a headnode's nodes: anybody can make MACs up.
     let Some((lease, _)) = lease(app, mac, peer) else {
-        tracing::warn!(%mac, "a machine without a lease asked for its boot script");
+        warn_without_lease(mac, peer);
         return Some(source.message(mac, "it has no address from this server. Boot it by PXE"));
     };
     let uuid = lease.uuid.or(who.uuid());

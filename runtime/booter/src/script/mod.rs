@@ -322,9 +322,10 @@ impl Scripts {
         let platform = self.platforms.choose(node.platform()).ok();
         let made = platform.filter(|platform| platform.kind == Kind::SmartOs);
         if let Some(platform) = made
-            && self.smartos(node, &platform, node.rescue()).is_ok()
+            && let Ok(loads) = self.smartos(node, &platform, node.rescue())
         {
-            return self.kept_file(node.mac(), name).flatten();
+            // Not what is kept: of so many machines nothing more is.
+            return bootfs::find(&loads.files, name);
         }
         bootfs::find(&self.files(node), name)
     }

@@ -41,6 +41,8 @@ pub(super) struct Loads {
     pub modules: Vec<Module>,
     /// What a person at the console should know.
     pub notes: Vec<String>,
+    /// The small files that are made for the node.
+    pub files: Arc<Vec<BootFile>>,
 }
 
 impl Scripts {
@@ -100,12 +102,13 @@ impl Scripts {
             modules.push(Module::new(path.clone(), "file", &file.name));
             modules.push(Module::new(format!("{path}.hash"), "hash", &file.name));
         }
-        self.files.put(mac, Arc::new(files));
-        Ok(Loads { args: self.kernel_args(node, rescue), modules, notes })
+        let files = Arc::new(files);
+        self.files.put(mac, Arc::clone(&files));
+        Ok(Loads { args: self.kernel_args(node, rescue), modules, notes, files })
     }
 
     /// Fits what a node loads into what iPXE can hand over: without the digests of the small files
-    /// when there is no room for them.
+    /// when there is no room for them, and at last without the boot archive's.
     ///
     /// # Errors
     /// When that is not enough either.
@@ -129,6 +132,16 @@ impl Scripts {
             loads.notes.push("iPXE has no room for the digests of the small files".to_owned());
             return Ok(loads);
         }
+        // A rescue system starts without it, too, and C§4.2's own parameters leave no room for it.
+        let whole = loads.clone();
+        loads.modules.retain(|module| module.kind != "hash");
+        if fits(&loads) {
+            let said = "iPXE has no room for any digest: the platform boots unchecked";
+            tracing::warn!(platform = platform.name, "{said}");
+            loads.notes.push(said.to_owned());
+            return Ok(loads);
+        }
+        let loads = whole;
         Err(format!(
             "its kernel parameters and boot modules are too much for iPXE: {} modules of at most \
              {most}, {} bytes of command lines of at most {room}. Take some out with sdc boot set \

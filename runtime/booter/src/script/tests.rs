@@ -126,6 +126,15 @@ fn a_smartos_node_gets_all_of_the_contract() {
     // After a restart of the booter the same files are made again.
     assert_eq!(world.scripts().file(&node, "networking.json"), Some(networking));
     golden("menu.lst", &scripts.grub(&node).unwrap().text);
+    // And for a machine whose files are not kept, because those of so many others are.
+    let crowd = world.scripts();
+    for n in 0..5000_u32 {
+        let [a, b, c, d] = n.to_be_bytes();
+        crowd.files.put(MacAddr([2, 9, a, b, c, d]), Arc::default());
+    }
+    assert_eq!(crowd.file(&node, "etc/abc").unwrap(), "abc");
+    assert!(crowd.file(&node, "etc/abc.hash").is_some());
+    assert_eq!(crowd.kept_file(node.mac(), "etc/abc"), None);
 }
 
 #[test]
@@ -284,6 +293,14 @@ fn what_ipxe_has_no_room_for_is_left_out_or_refused() {
     long.found.params.kernel_args.insert("x".into(), "y".repeat(300).into());
     let script = world.boot(&long);
     assert!(script.problem.unwrap().contains("too much for iPXE"));
+    // Rather than to refuse it, the archive's own digest is left out too.
+    let unchecked = (1..300).find_map(|length| {
+        let mut node = node(SMARTOS);
+        node.found.params.kernel_args.insert("x".into(), "y".repeat(length).into());
+        let script = world.boot(&node);
+        (script.kind == "boot" && !script.text.contains("type=hash")).then_some(script.text)
+    });
+    assert!(unchecked.unwrap().contains("echo iPXE has no room for any digest"));
 }
 
 #[test]
@@ -300,7 +317,10 @@ fn a_machine_that_waits_comes_back_later_and_later() {
     assert!(seconds(0) <= 13 && (16..=26).contains(&seconds(1)) && seconds(9) >= 45);
     golden("hold.ipxe", &scripts.hold(mac, 0).unwrap());
     golden("hold.lst", &scripts.grub_hold(mac).unwrap());
-    golden("identify.ipxe", &scripts.identify(mac, &Choice { attempt: 2, ..Choice::default() }).unwrap());
+    golden(
+        "identify.ipxe",
+        &scripts.identify(mac, &Choice { attempt: 2, ..Choice::default() }).unwrap(),
+    );
     golden("chain.ipxe", &scripts.chain().unwrap());
 }
 
