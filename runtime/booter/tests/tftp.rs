@@ -52,6 +52,43 @@ async fn options_are_sent_again_for_a_repeated_request_and_data_when_no_answer_c
 }
 
 #[tokio::test]
+async fn a_request_that_the_network_doubles_or_delays_ends_no_transfer() {
+    let world = world(Arc::default()).await;
+    let mut client = Client::new(0).await;
+    client.request(world.tftp(), "undionly.kpxe", "octet", &WIDE).await;
+    let oack = client.receive().await;
+    let transfer = client.server;
+    // The copy arrives after the answer to the first one has left: the client knows its port already.
+    client.request(world.tftp(), "undionly.kpxe", "octet", &WIDE).await;
+    client.server = transfer;
+    assert_eq!(client.receive().await, oack, "from the same port");
+    client.ack(0).await;
+    client.receive().await;
+    // Another copy is late, and what it starts is answered by nobody.
+    client.request(world.tftp(), "undionly.kpxe", "octet", &WIDE).await;
+    client.server = transfer;
+    for _ in 1..16 {
+        client.receive().await;
+    }
+    client.ack(16).await;
+    let mut block = 16_u16;
+    loop {
+        let packet = client.receive().await;
+        if packet[..2] != [0, 3] {
+            continue;
+        }
+        block = block.max(u16::from_be_bytes([packet[2], packet[3]]));
+        if block.is_multiple_of(16) || packet.len() < 1472 {
+            client.ack(block).await;
+        }
+        if packet.len() < 1472 {
+            break;
+        }
+    }
+    world.counted("tftp_transfers_total{kind=\"complete\"} 1").await;
+}
+
+#[tokio::test]
 async fn block_numbers_roll_over() {
     let world = world(Arc::default()).await;
     let big = vec![9; 8 * 70_000 + 3];

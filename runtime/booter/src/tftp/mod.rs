@@ -81,8 +81,10 @@ impl Server {
     /// Serves until `stop`, and ends the running transfers then.
     pub async fn run(self, stop: CancellationToken) {
         let first = self.threads.first().clone();
-        if let Err(error) = first.spawn(self.read(stop)).await {
+        if let Err(error) = first.spawn(self.read(stop.clone())).await {
+            // Without it machines get no further: the service manager starts all anew.
             tracing::error!("the TFTP server has failed: {error}");
+            stop.cancel();
         }
     }
 

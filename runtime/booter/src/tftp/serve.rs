@@ -113,6 +113,8 @@ impl Shared {
             }
         };
         tokio::select! {
+            // Who has to make room sends nothing more.
+            biased;
             () = stop.cancelled() => {}
             () = work => {}
         }

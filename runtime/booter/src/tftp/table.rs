@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +28,10 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By client: a new request of a client ends its old transfer.
+    /// By client.
     running: HashMap<SocketAddr, Entry>,
+    /// How many transfers run: a client may have two for a while.
+    active: usize,
     /// Transfers whose client has not answered yet, oldest first. Their addresses may be forged.
     unconfirmed: BTreeMap<u64, SocketAddr>,
     clients: HashMap<IpAddr, Client>,
@@ -43,9 +45,16 @@ struct Inner {
 struct Entry {
     number: u64,
     stop: CancellationToken,
-    /// What was asked, until the first packet is sent.
+    /// What was asked, until the client has answered.
     asked: Option<Arc<ReadRequest>>,
+    /// Whether the first packet was sent.
+    prepared: bool,
+    confirmed: bool,
+    again: Arc<Notify>,
     inbox: Option<mpsc::Sender<Told>>,
+    /// The client's transfer before this one: it goes on until the client has answered this one,
+    /// because requests can be doubled on the way, late, or forged.
+    old: Option<Box<Entry>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +68,7 @@ struct Client {
 pub enum Admitted {
     /// It is served.
     Yes(Ticket),
-    /// The same request is being prepared.
+    /// The same request is being prepared, or its first packet is sent again.
     Repeated,
     /// All places are taken by clients that are there.
     Busy {
@@ -76,6 +85,8 @@ pub struct Ticket {
     /// Cancelled when the transfer has to end: for a new request of the client, for others, or
     /// because the server stops.
     pub stop: CancellationToken,
+    /// Told when the client has repeated its request: it may not have got the first packet.
+    pub again: Arc<Notify>,
     /// How fast its address is served.
     pub pace: Arc<Pace>,
     /// In single port mode.
@@ -100,10 +111,22 @@ impl Table {
         let inner = &mut *guard;
         if let Some(old) = inner.running.get(&client) {
             if old.asked.is_some() && old.asked.as_ref() == request {
+                if old.prepared {
+                    // By the same transfer: the client may have seen its port already.
+                    old.again.notify_one();
+                }
                 return Admitted::Repeated;
             }
             let number = old.number;
-            inner.end(client, number);
+            let of_client = inner.clients.get(&client.ip()).map_or(0, |own| own.transfers);
+            // In single port mode nobody could tell which of two a client answers.
+            if !old.confirmed
+                || settings.ports == Ports::Single
+                || of_client >= settings.transfers_per_client
+                || inner.active >= settings.transfers
+            {
+                inner.end(client, number);
+            }
         }
         let own = inner.clients.get(&client.ip());
         if own.is_some_and(|own| own.transfers >= settings.transfers_per_client) {
@@ -113,7 +136,7 @@ impl Table {
                 Some(oldest) => self.evict(inner, oldest),
             }
         }
-        if inner.running.len() >= settings.transfers {
+        if inner.active >= settings.transfers {
             match inner.unconfirmed.first_key_value().map(|(number, client)| (*number, *client)) {
                 None => return Admitted::Busy { own: false },
                 Some(oldest) => self.evict(inner, oldest),
@@ -130,15 +153,26 @@ impl Table {
             }
         };
         let asked = request.cloned();
-        let entry = Entry { number, stop: stop.clone(), asked, inbox: sender };
+        let again = Arc::new(Notify::new());
+        let entry = Entry {
+            number,
+            stop: stop.clone(),
+            asked,
+            prepared: false,
+            confirmed: false,
+            again: Arc::clone(&again),
+            inbox: sender,
+            old: inner.running.remove(&client).map(Box::new),
+        };
         inner.running.insert(client, entry);
+        inner.active += 1;
         inner.unconfirmed.insert(number, client);
         let own = inner.clients.entry(client.ip()).or_default();
         own.transfers += 1;
         own.unconfirmed.insert(number, client);
         let pace = Arc::clone(&own.pace);
         self.tell_active(inner);
-        Admitted::Yes(Ticket { table: Arc::clone(self), client, number, stop, pace, inbox })
+        Admitted::Yes(Ticket { table: Arc::clone(self), client, number, stop, again, pace, inbox })
     }
 
     /// Hands over what a client has said to the server's port.
@@ -156,7 +190,7 @@ impl Table {
     }
 
     fn tell_active(&self, inner: &Inner) {
-        self.metrics.tftp_active.set(i64::try_from(inner.running.len()).unwrap_or(i64::MAX));
+        self.metrics.tftp_active.set(i64::try_from(inner.active).unwrap_or(i64::MAX));
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -165,14 +199,23 @@ impl Table {
 }
 
 impl Inner {
-    /// Ends a transfer, unless it was replaced by another of the same client.
+    /// Ends a transfer, unless that was done already.
     fn end(&mut self, client: SocketAddr, number: u64) {
-        if self.running.get(&client).is_none_or(|entry| entry.number != number) {
-            return;
-        }
-        if let Some(entry) = self.running.remove(&client) {
-            entry.stop.cancel();
-        }
+        let Some(entry) = self.running.get_mut(&client) else { return };
+        let ended = if entry.number == number {
+            let mut ended = self.running.remove(&client);
+            if let Some(old) = ended.as_mut().and_then(|entry| entry.old.take()) {
+                self.running.insert(client, *old);
+            }
+            ended
+        } else if entry.old.as_ref().is_some_and(|old| old.number == number) {
+            entry.old.take().map(|old| *old)
+        } else {
+            None
+        };
+        let Some(ended) = ended else { return };
+        ended.stop.cancel();
+        self.active -= 1;
         self.unconfirmed.remove(&number);
         if let Some(own) = self.clients.get_mut(&client.ip()) {
             own.unconfirmed.remove(&number);
@@ -204,13 +247,22 @@ impl Ticket {
         if let Some(entry) = self.table.inner().running.get_mut(&self.client)
             && entry.number == self.number
         {
-            entry.asked = None;
+            entry.prepared = true;
         }
     }
 
-    /// The client has answered: it is really there.
+    /// The client has answered: it is really there, and no longer at its transfer before this one.
     pub fn confirmed(&self) {
-        let mut inner = self.table.inner();
+        let mut guard = self.table.inner();
+        let inner = &mut *guard;
+        if let Some(entry) = inner.running.get_mut(&self.client)
+            && entry.number == self.number
+        {
+            (entry.asked, entry.confirmed) = (None, true);
+            if let Some(old) = entry.old.as_ref().map(|old| old.number) {
+                inner.end(self.client, old);
+            }
+        }
         inner.unconfirmed.remove(&self.number);
         if let Some(own) = inner.clients.get_mut(&self.client.ip()) {
             own.unconfirmed.remove(&self.number);
@@ -303,11 +355,35 @@ mod tests {
             |name| test.table.admit(client, Some(&request(name)), &test.settings, &test.stop);
         let Admitted::Yes(first) = admit("a") else { panic!("not served") };
         assert!(matches!(admit("a"), Admitted::Repeated));
+        let told = |ticket: &Ticket| {
+            let told = ticket.again.notified();
+            tokio::pin!(told);
+            told.as_mut().enable()
+        };
+        assert!(!told(&first), "there is nothing to be sent again yet");
         first.prepared();
-        let Admitted::Yes(second) = admit("a") else { panic!("not served again") };
+        assert!(matches!(admit("a"), Admitted::Repeated));
+        assert!(told(&first) && !first.stop.is_cancelled());
+        // Another file ends what nobody has answered.
+        let Admitted::Yes(second) = admit("b") else { panic!("not served") };
         assert!(first.stop.is_cancelled());
-        assert!(matches!(admit("b"), Admitted::Yes(_)));
-        assert!(second.stop.is_cancelled());
+        drop(first);
+        // What was answered goes on until the next one is.
+        second.confirmed();
+        let Admitted::Yes(third) = admit("b") else { panic!("not served again") };
+        assert!(!second.stop.is_cancelled());
+        let Admitted::Yes(fourth) = admit("c") else { panic!("not served") };
+        assert!(third.stop.is_cancelled() && !second.stop.is_cancelled());
+        drop((third, fourth));
+        let Admitted::Yes(fifth) = admit("d") else { panic!("not served") };
+        assert_eq!(test.table.inner().active, 2);
+        fifth.confirmed();
+        assert!(second.stop.is_cancelled() && !fifth.stop.is_cancelled());
+        drop(second);
+        assert_eq!(test.table.inner().active, 1);
+        drop(fifth);
+        let inner = test.table.inner();
+        assert!(inner.active == 0 && inner.running.is_empty() && inner.clients.is_empty());
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Transfer<'a> {
 
 enum Answer {
     Ack(u16),
+    /// The client has repeated its request: it may not have got the first packet.
+    Again,
     Late,
     Over(Ending),
 }
@@ -126,18 +128,25 @@ impl<'a> Transfer<'a> {
     /// Sends the options and waits until they are acknowledged.
     async fn agree(&mut self) -> io::Result<Option<Ending>> {
         // Until it has answered, a client gets one packet per request: its address may be forged.
-        // A real one asks again, and that is a new transfer.
-        self.channel.send(&packet::oack(&self.terms.accepted)).await?;
+        // A real one asks again.
+        let options = packet::oack(&self.terms.accepted);
+        self.channel.send(&options).await?;
         let sent = Instant::now();
         loop {
             match self.answer(sent + self.patience).await? {
                 Answer::Ack(0) => {
-                    self.rto.measure(sent.elapsed());
+                    if self.resent == 0 {
+                        self.rto.measure(sent.elapsed());
+                    }
                     self.confirm();
                     self.channel.quiet();
                     return Ok(None);
                 }
                 Answer::Ack(_) => {}
+                Answer::Again => {
+                    self.resent += 1;
+                    self.channel.send(&options).await?;
+                }
                 Answer::Late => return Ok(Some(Ending::Silent)),
                 Answer::Over(Ending::Aborted { .. }) => {
                     self.confirm();
@@ -184,6 +193,7 @@ impl<'a> Transfer<'a> {
                     hint |= ahead == 0 && self.terms.window > 1;
                     continue;
                 }
+                Answer::Again => {}
                 Answer::Late if Instant::now() >= give_up => return Ok(Err(Ending::Silent)),
                 // Not the client's fault: the next wait need not be longer.
                 Answer::Late if hint => {}
@@ -226,6 +236,7 @@ impl<'a> Transfer<'a> {
             let told = tokio::select! {
                 biased;
                 told = self.channel.receive() => told.map(Some),
+                () = self.ticket.again.notified(), if !self.confirmed => return Ok(Answer::Again),
                 () = self.timer.as_mut() => {
                     if Instant::now() < until {
                         self.timer.as_mut().reset(until);
