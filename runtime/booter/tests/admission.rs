@@ -166,7 +166,11 @@ async fn new_settings_count_at_once_and_wrong_ones_change_nothing() {
 #[tokio::test]
 async fn beside_another_dhcp_server_a_machine_boots_with_the_address_that_it_has() {
     let world = world(&Arc::default(), "[dhcp]\nmode = \"proxy\"\n").await;
+    // Nobody but the machine itself can tell its UUID, which is what CNAPI knows servers by.
     let (_, script) = world.get(STRANGERS).await;
+    assert!(script.contains("?uuid=${uuid}&serial="), "{script}");
+    // A board without one boots all the same.
+    let (_, script) = world.get(&format!("{STRANGERS}?uuid=&serial=&manufacturer=")).await;
     assert!(script.contains(BOOTS) && script.contains("ip=127.0.0.1::"), "{script}");
 }
 

@@ -94,7 +94,11 @@ impl Plan {
     /// Whether the machine has to tell its serial number before it is known what it boots.
     pub fn needs_identity(&self, machine: &Machine<'_>) -> bool {
         let choice = self.choose(machine);
-        let names = |template: &Template| template.names(Name::Serial);
+        // Beside another DHCP server nothing else tells it.
+        let unnamed = machine.uuid.is_none();
+        let names = |template: &Template| {
+            template.names(Name::Serial) || unnamed && template.names(Name::Uuid)
+        };
         let told = match choice.way {
             Some(Way::Kernel { kernel, initrd, arguments }) => {
                 names(kernel) || names(arguments) || initrd.iter().any(names)
@@ -102,7 +106,8 @@ impl Plan {
             Some(Way::Script(script)) => names(script),
             _ => false,
         };
-        told || choice.host.is_none() && !self.by_serial.is_empty()
+        let others = !self.by_serial.is_empty() || unnamed && !self.by_uuid.is_empty();
+        told || choice.host.is_none() && others
     }
 
     /// The boot program of a machine that boots without iPXE, as a name below `root`; `None` for
@@ -207,6 +212,19 @@ mod tests {
         assert_eq!(plan.show(machine(1).mac, None)["params"]["kernel"], "w");
         assert_eq!(plan.show(machine(9).mac, uuid)["params"]["local_disk"], true);
         assert_eq!(plan.show(machine(9).mac, None)["origin"], "default");
+    }
+
+    #[test]
+    fn who_may_be_a_host_by_uuid_has_to_tell_it() {
+        let host = "[[host]]\nuuid = \"00000000-0000-0000-0000-000000000002\"\nlocal_disk = true\n";
+        let with_host = plan(&format!("[default]\nkernel = \"d\"\n{host}"));
+        let uuid = Some(Uuid::from_u128(3));
+        assert!(with_host.needs_identity(&machine(9)));
+        assert!(!with_host.needs_identity(&Machine { uuid, ..machine(9) }));
+        let named = plan("[default]\nkernel = \"d\"\narguments = \"id={uuid}\"\n");
+        assert!(named.needs_identity(&machine(9)));
+        assert!(!named.needs_identity(&Machine { uuid, ..machine(9) }));
+        assert!(!plan("[default]\nkernel = \"d\"\n").needs_identity(&machine(9)));
     }
 
     #[test]

@@ -171,7 +171,10 @@ impl App {
                 .map(Some);
         };
         // GRUB cannot tell: it has said all that it can.
-        if loader == Loader::Ipxe && self.gate.needs_identity(mac) && !who.identified() {
+        // Beside another DHCP server nothing else tells whose MAC it is.
+        let unnamed = place.0.uuid.or(who.uuid()).is_none() && self.dhcp.get().mode != Mode::Server;
+        let asked = unnamed || self.gate.needs_identity(mac);
+        if loader == Loader::Ipxe && asked && !who.identified() {
             let choice = who.choice();
             return self.render(move |scripts| scripts.identify(mac, &choice)).await.map(Some);
         }

@@ -2,7 +2,7 @@
 //!
 //! Files are replaced as a whole ([`durable`]), so that a crash leaves the old or the new ones. There
 //! is a most of them: the parameters of unknown machines that were used longest ago go first, those
-//! of the datacenter's servers never.
+//! of the datacenter's servers never, but of each server some NICs only.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -23,6 +23,8 @@ use crate::durable;
 const SIZE_LIMIT: u64 = 4 << 20;
 /// Unknown machines that were not heard of for so long are forgotten (C§4.2).
 const AGE_LIMIT: Duration = Duration::from_secs(604_800);
+/// Most MACs of one server: NICs that it boots by.
+const NICS: usize = 16;
 /// Machines of one lock share it while their files are written.
 const LOCKS: usize = 16;
 
@@ -57,6 +59,8 @@ impl Cached {
 #[derive(Debug, Clone, Copy)]
 struct About {
     known: bool,
+    /// The server.
+    server: Option<Uuid>,
     /// When it was last written or found unchanged.
     at: SystemTime,
 }
@@ -94,12 +98,12 @@ impl Cache {
             }
             let Some(Ok(mac)) = name.strip_suffix(".json").map(str::parse) else { continue };
             let at = fs::metadata(&path).and_then(|about| about.modified());
-            let known = match read(&path) {
-                Ok(cached) => cached.is_some_and(|cached| cached.known_server),
+            let (known, server) = match read(&path) {
+                Ok(cached) => cached.map_or((false, None), |c| (c.known_server, c.server)),
                 // It is told when the machine boots. Nobody can say whose it was: it is kept.
-                Err(_) => true,
+                Err(_) => (true, None),
             };
-            index.insert(mac, About { known, at: at.unwrap_or(SystemTime::UNIX_EPOCH) });
+            index.insert(mac, About { known, server, at: at.unwrap_or(SystemTime::UNIX_EPOCH) });
         }
         let (index, writing) = (Mutex::new(index), std::array::from_fn(|_| Mutex::default()));
         let cache = Self(Arc::new(Inner { folder, most, index, writing }));
@@ -135,7 +139,10 @@ impl Cache {
             let before = inner.get(mac);
             let now = Cached::new(answer, before.as_ref());
             if before.as_ref() == Some(&now) {
-                inner.confirm(mac);
+                // An unknown machine is as old as its last boot.
+                if now.known_server {
+                    inner.confirm(mac);
+                }
             } else {
                 inner.put(mac, &now);
             }
@@ -190,10 +197,14 @@ impl Inner {
             tracing::debug!(%mac, "the cache is full of servers: an unknown machine is not kept");
             return;
         }
+        if let Some(server) = cached.server {
+            self.make_room_of(mac, server);
+        }
         let text = serde_json::to_vec_pretty(cached).map_err(io::Error::from);
         match text.and_then(|text| durable::replace(&path, &text)) {
             Ok(()) => {
-                let about = About { known: cached.known_server, at: SystemTime::now() };
+                let (known, server) = (cached.known_server, cached.server);
+                let about = About { known, server, at: SystemTime::now() };
                 self.index().insert(mac, about);
             }
             Err(error) => {
@@ -228,6 +239,18 @@ impl Inner {
         drop(index);
         self.remove(oldest);
         true
+    }
+
+    /// Drops the oldest of a server's MACs when it has too many: whose UUID a machine claims to have
+    /// is not proved.
+    fn make_room_of(&self, mac: MacAddr, server: Uuid) {
+        let mut index = self.index();
+        let of_server = index.iter().filter(|(own, a)| a.server == Some(server) && **own != mac);
+        let (count, oldest) = (of_server.clone().count(), of_server.min_by_key(|(_, a)| a.at));
+        let Some(oldest) = oldest.map(|(mac, _)| *mac).filter(|_| count >= NICS) else { return };
+        index.remove(&oldest);
+        drop(index);
+        self.remove(oldest);
     }
 
     fn forget_old(&self, now: SystemTime) {

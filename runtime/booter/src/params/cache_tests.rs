@@ -37,6 +37,20 @@ async fn unknown_machines_make_room_and_servers_stay() {
 }
 
 #[tokio::test]
+async fn a_server_has_so_many_nics_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), 1000).unwrap();
+    for n in 0..40 {
+        cache.put(mac(n), cached("a", true)).await;
+    }
+    assert_eq!(cache.machines().len(), NICS);
+    assert!(cache.get(mac(39)).await.is_some() && cache.get(mac(0)).await.is_none());
+    // One that is there already takes nobody's place.
+    cache.put(mac(39), cached("b", true)).await;
+    assert_eq!(cache.machines().len(), NICS);
+}
+
+#[tokio::test]
 async fn what_a_crash_leaves_is_cleaned_up_and_old_strangers_are_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(dir.path(), 100).unwrap();

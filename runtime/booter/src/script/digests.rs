@@ -49,7 +49,9 @@ impl Digests {
             Some((known, Told::Digest(digest))) if *known == version => {
                 return Some(digest.clone());
             }
-            Some((known, Told::Reading | Told::Failed)) if *known == version => return None,
+            // Also of another version: one thread at a time reads a file that is being copied.
+            Some((_, Told::Reading)) => return None,
+            Some((known, Told::Failed)) if *known == version => return None,
             _ => {}
         }
         if all.len() >= MOST && !all.contains_key(path) {
@@ -57,9 +59,10 @@ impl Digests {
         }
         all.insert(path.to_owned(), (version, Told::Reading));
         drop(all);
-        let (this, path) = (self.clone(), path.to_owned());
-        let read = move || this.read(path, version);
+        let (this, of) = (self.clone(), path.to_owned());
+        let read = move || this.read(of, version);
         if let Err(error) = std::thread::Builder::new().name("digest".to_owned()).spawn(read) {
+            self.all().remove(path);
             tracing::warn!("digests of boot archives are not computed: {error}");
         }
         None

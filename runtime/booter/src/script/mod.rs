@@ -255,7 +255,8 @@ impl Scripts {
         self.say(MENU, &context)
     }
 
-    /// Renders a template that says what is wrong: ours when the site's own one is wrong too.
+    /// Renders a template that a machine cannot do without, or that says what is wrong: ours when the
+    /// site's own one cannot be used.
     fn say(&self, name: &'static str, context: &Context) -> Result<String, TemplateError> {
         self.templates.render(name, context).or_else(|error| {
             tracing::error!("{error}");
@@ -272,7 +273,7 @@ impl Scripts {
         let mut context = self.context(mac, choice.attempt, Wait::Mend);
         context.insert("try", &choice.attempt);
         context.insert("choice", &choice.query());
-        self.templates.render(IDENTIFY, &context)
+        self.say(IDENTIFY, &context)
     }
 
     /// A script that shows a message and tries again.
@@ -307,7 +308,7 @@ impl Scripts {
     pub fn chain(&self) -> Result<String, TemplateError> {
         let mut context = Context::new();
         context.insert("base", &self.base);
-        self.templates.render(CHAIN, &context)
+        self.say(CHAIN, &context)
     }
 
     /// A file of a machine, as its last script named it; `None` when it had no script lately, or

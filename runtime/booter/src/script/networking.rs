@@ -9,13 +9,9 @@ use crate::settings::Settings;
 
 /// The file's content. Where no NAPI tells more, the machine has the one NIC that it boots from.
 pub(super) fn networking(settings: &Settings, node: &Node) -> Vec<u8> {
-    let told;
-    let nics = match &node.found.nics {
-        Some(nics) if !nics.nics.is_empty() => nics,
-        _ => {
-            told = of_lease(node);
-            &told
-        }
+    let nics = &match &node.found.nics {
+        Some(nics) if !nics.nics.is_empty() => with_lease(nics.clone(), node),
+        _ => of_lease(node),
     };
     // An aggregation has the tags of its NICs: it stands for them.
     let together = nics.aggregations.iter().filter_map(|aggregation: &Aggregation| {
@@ -60,6 +56,29 @@ fn nic_tags(names: &[String], mac: &headnode_model::net::MacAddr, nics: &Nics) -
         Value::Object(tag)
     };
     names.iter().map(tag).collect()
+}
+
+/// What NAPI tells, with an address for the NIC that the machine boots by: NAPI need not know it yet.
+fn with_lease(mut nics: Nics, node: &Node) -> Nics {
+    let ours = of_lease(node).nics;
+    match nics.nics.iter_mut().find(|nic| nic.mac == node.mac()) {
+        None => nics.nics.extend(ours),
+        Some(nic) => match (nic.ip, ours.into_iter().next()) {
+            (None, Some(ours)) => {
+                nic.ip = ours.ip;
+                nic.nic_tag = nic.nic_tag.take().or(ours.nic_tag);
+                for (name, value) in ours.other {
+                    nic.other.entry(name).or_insert(value);
+                }
+            }
+            (Some(ip), _) if ip != node.lease.ip => tracing::warn!(
+                mac = %node.mac(), napi = %ip, lease = %node.lease.ip,
+                "NAPI has another address for a machine than it boots with"
+            ),
+            _ => {}
+        },
+    }
+    nics
 }
 
 /// What is known of the machine's network without NAPI.

@@ -64,8 +64,13 @@ type Stamp = (u64, i64, i64, u64);
 /// The site's files that are there.
 type Seen = Vec<(&'static str, Stamp)>;
 
-/// Ours and the site's ones together, or why they are not usable.
-type All = Arc<Result<Tera, TemplateError>>;
+/// Ours and the site's ones together.
+#[derive(Debug)]
+struct All {
+    templates: Tera,
+    /// The site's ones that cannot be used: the others still can.
+    wrong: Vec<(&'static str, TemplateError)>,
+}
 
 /// All templates.
 #[derive(Debug)]
@@ -73,7 +78,7 @@ pub(super) struct Templates {
     ours: Tera,
     site: PathBuf,
     /// The site's files as they were read, and what they gave.
-    read: Mutex<Option<(Seen, All)>>,
+    read: Mutex<Option<(Seen, Arc<All>)>>,
 }
 
 impl Templates {
@@ -100,20 +105,29 @@ impl Templates {
         OURS.iter().filter_map(|(name, _)| stamp(*name)).collect()
     }
 
-    fn with_site(&self, seen: &Seen) -> Result<Tera, TemplateError> {
-        let mut all = self.ours.clone();
+    fn with_site(&self, seen: &Seen) -> All {
+        let mut all = All { templates: self.ours.clone(), wrong: Vec::new() };
         for (name, (size, ..)) in seen {
-            let path = self.path(name);
-            let shown = path.display().to_string();
-            if *size > SIZE_LIMIT {
-                let why = "it is far too large".to_owned();
-                return Err(TemplateError { name: shown, why });
+            match self.added(&all.templates, name, *size) {
+                Ok(templates) => all.templates = templates,
+                Err(error) => all.wrong.push((*name, error)),
             }
-            let text = fs::read_to_string(&path)
-                .map_err(|error| TemplateError::new(shown.clone(), &error))?;
-            all.add_raw_template(name, &text).map_err(|error| TemplateError::new(shown, &error))?;
         }
-        Ok(all)
+        all
+    }
+
+    /// The same templates with the site's one of this name.
+    fn added(&self, templates: &Tera, name: &str, size: u64) -> Result<Tera, TemplateError> {
+        let path = self.path(name);
+        let shown = path.display().to_string();
+        if size > SIZE_LIMIT {
+            return Err(TemplateError { name: shown, why: "it is far too large".to_owned() });
+        }
+        let text =
+            fs::read_to_string(&path).map_err(|error| TemplateError::new(shown.clone(), &error))?;
+        let mut more = templates.clone();
+        more.add_raw_template(name, &text).map_err(|error| TemplateError::new(shown, &error))?;
+        Ok(more)
     }
 
     /// Renders a template, the site's one when there is one. Blocks.
@@ -139,22 +153,18 @@ impl Templates {
             true => self.path(name).display().to_string(),
             false => name.to_owned(),
         };
-        match &*all {
-            Ok(all) => all.render(name, context).map_err(|error| TemplateError::new(shown, &error)),
-            Err(TemplateError { name, why }) => {
-                Err(TemplateError { name: name.clone(), why: why.clone() })
-            }
+        if let Some((_, error)) = all.wrong.iter().find(|(wrong, _)| *wrong == name) {
+            return Err(TemplateError { name: error.name.clone(), why: error.why.clone() });
         }
+        let rendered = all.templates.render(name, context);
+        rendered.map_err(|error| TemplateError::new(shown, &error))
     }
 
     /// What is wrong with the site's own templates: each is rendered with made-up values. Blocks.
     pub fn problems(&self) -> Vec<TemplateError> {
         let seen = self.seen();
         let render = |(name, _): &(&'static str, Stamp)| self.render(name, &sample(name)).err();
-        let mut problems: Vec<TemplateError> = seen.iter().filter_map(render).collect();
-        // One that cannot be read spoils all.
-        problems.dedup_by(|a, b| a.name == b.name);
-        problems
+        seen.iter().filter_map(render).collect()
     }
 
     /// Renders one of ours, whatever the site has.
@@ -179,8 +189,12 @@ fn sample(name: &str) -> Context {
         "server": "192.0.2.1", "retry": 10, "next": 1,
     });
     let more = match name {
-        LINUX => json!({ "platform": "x", "notes": ["x"], "bundle": "x", "args": "x" }),
-        SMARTOS => json!({ "platform": "x", "notes": ["x"], "args": "x", "modules": [module] }),
+        LINUX => {
+            json!({ "platform": "x", "notes": ["x"], "ask": true, "bundle": "x", "args": "x" })
+        }
+        SMARTOS => json!({
+            "platform": "x", "notes": ["x"], "ask": true, "args": "x", "modules": [module],
+        }),
         MENU => json!({
             "heading": "x", "lines": ["x"], "first": "retry", "rescue": "x",
             "platforms": [{ "name": "x", "kind": "Linux" }],
@@ -229,8 +243,11 @@ mod tests {
         assert_eq!(problems.len(), 2, "{problems:?}");
         fs::write(file(LINUX), "{{").unwrap();
         let problems = templates.problems();
-        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems.len(), 3, "{problems:?}");
         assert!(problems[0].to_string().contains("linux.ipxe.tera"));
+        // It spoils none but itself.
+        assert!(templates.render(SMARTOS, &sample(SMARTOS)).is_ok());
+        assert!(templates.render(LINUX, &sample(LINUX)).is_err());
     }
 
     fn context() -> Context {
