@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Once;
 
 use headnode_model::net::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -137,6 +138,11 @@ pub fn ipv6(settings: &Settings) -> Option<tokio::net::UdpSocket> {
         .ok()
 }
 
+/// Bytes of requests that may wait.
+const WAITING: usize = 4 << 20;
+/// One word about a kernel that allows less is enough.
+static SMALL: Once = Once::new();
+
 fn udp(
     ip: Ipv4Addr,
     port: u16,
@@ -151,7 +157,15 @@ fn udp(
         }
         socket.set_broadcast(true)?;
         // A boot storm's requests wait here.
-        socket.set_recv_buffer_size(4 << 20)?;
+        socket.set_recv_buffer_size(WAITING)?;
+        if socket.recv_buffer_size()? < WAITING {
+            SMALL.call_once(|| {
+                tracing::warn!(
+                    "the kernel keeps fewer requests waiting than a boot storm has: set \
+                     net.core.rmem_max to {WAITING} (sysctl)"
+                );
+            });
+        }
         socket.bind(&SocketAddr::from(address).into())?;
         socket.set_nonblocking(true)?;
         tokio::net::UdpSocket::from_std(socket.into())

@@ -268,7 +268,7 @@ fn wrong_arguments(text: &str) -> Option<String> {
         return Some("it must be one line without control characters".to_owned());
     }
     // iPXE ends the command there.
-    let ends = |word: &&str| matches!(*word, "||" | "&&") || word.starts_with('#');
+    let ends = |word: &&str| matches!(*word, "||" | "&&" | ";") || word.starts_with('#');
     text.split_whitespace()
         .find(ends)
         .map(|word| format!("{word:?} ends a command of iPXE: the kernel would never see it"))

@@ -76,7 +76,9 @@ impl Scripts {
         // An EFI kernel finds its archives by these; a BIOS kernel gets them in memory.
         if !arguments.split_whitespace().any(|word| word.starts_with("initrd=")) {
             for url in &initrd {
-                let name = url.rsplit('/').next().unwrap_or_default();
+                // iPXE names them by the path alone.
+                let path = url.split(['?', '#']).next().unwrap_or_default();
+                let name = path.rsplit('/').next().unwrap_or_default();
                 line.push_str(&format!(" initrd={name}"));
             }
         }
