@@ -1,8 +1,9 @@
 //! Rights that are given up once all ports are open.
 //!
 //! Opening ports below 1024 and raw sockets needs root or capabilities; serving needs neither. So
-//! nothing is kept ([`KEPT`]): a reload opens no new port (what would need one takes a restart),
-//! transfers use ports that everybody may use. Nor can the program get rights back by starting
+//! nothing of that is kept: a reload opens no new port (what would need one takes a restart),
+//! transfers use ports that everybody may use. A headnode keeps the right to read all files
+//! ([`HEADNODE`]). Nor can the program get rights back by starting
 //! another one (`no_new_privs`).
 //!
 //! Linux counts rights per thread, and sockets need the runtime whose threads are there before
@@ -17,12 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::{Gid, Uid};
-use rustix::thread::{self, CapabilitySet, CapabilitySets};
+pub use rustix::thread::CapabilitySet;
+use rustix::thread::{self, CapabilitySets};
 
-/// What stays. A server that opens raw sockets while it runs, one per ARP probe for instance, would
-/// add `CapabilitySet::NET_RAW` here; one that opens such a socket once, before the gate opens,
-/// needs nothing.
-pub const KEPT: CapabilitySet = CapabilitySet::empty();
+/// What stays on a headnode: platforms are unpacked there with whatever owners their archives have.
+pub const HEADNODE: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 
 /// Deepest nesting of the state folder that is handed over: it has two levels.
 const DEEPEST: u32 = 8;
@@ -131,9 +131,9 @@ pub fn socket_folder(socket: &Path, user: Option<&User>) -> Result<(), Error> {
 }
 
 /// Gives up the rights of the calling thread, and of the threads that it starts from now on.
-fn give_up(user: Option<&User>) -> Result<(), Error> {
+fn give_up(user: Option<&User>, keep: CapabilitySet) -> Result<(), Error> {
     if let Some(user) = user.filter(|_| rustix::process::geteuid().is_root()) {
-        if !KEPT.is_empty() {
+        if !keep.is_empty() {
             thread::set_keep_capabilities(true).map_err(system("keeping capabilities"))?;
         }
         let becoming = format!("becoming the user {}", user.name);
@@ -149,7 +149,7 @@ fn give_up(user: Option<&User>) -> Result<(), Error> {
         return Err(system(dropping)(errno));
     }
     let had = thread::capabilities(None).map_err(system(dropping))?;
-    let kept = had.permitted & KEPT;
+    let kept = had.permitted & keep;
     let sets =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     thread::set_capabilities(None, sets).map_err(system(dropping))?;
@@ -161,7 +161,7 @@ enum Stage {
     #[default]
     Closed,
     /// Threads give up their rights.
-    Open(Option<User>),
+    Open(Option<User>, CapabilitySet),
     /// Nothing will be served: threads may go on to their end.
     Abandoned,
 }
@@ -195,16 +195,22 @@ impl Gate {
     }
 
     /// Gives up the rights of the calling thread, and lets the others give up theirs.
-    /// `own` are files and folders that the user must be able to write.
+    /// `own` are files and folders that the user must be able to write, `keep` are capabilities
+    /// that stay when they are there.
     ///
     /// # Errors
     /// When rights cannot be given up.
-    pub fn open(self, user: Option<&User>, own: &[PathBuf]) -> Result<(), Error> {
+    pub fn open(
+        self,
+        user: Option<&User>,
+        own: &[PathBuf],
+        keep: CapabilitySet,
+    ) -> Result<(), Error> {
         if let Some(user) = user {
             own.iter().try_for_each(|path| user.take(path))?;
         }
-        give_up(user)?;
-        self.0.set(Stage::Open(user.cloned()));
+        give_up(user, keep)?;
+        self.0.set(Stage::Open(user.cloned(), keep));
         Ok(())
     }
 }
@@ -228,8 +234,8 @@ impl Waiting {
             stage = self.0.moved.wait(stage).unwrap_or_else(PoisonError::into_inner);
         }
         let stage = stage.clone();
-        if let Stage::Open(user) = stage
-            && let Err(error) = give_up(user.as_ref())
+        if let Stage::Open(user, keep) = stage
+            && let Err(error) = give_up(user.as_ref(), keep)
         {
             tracing::error!("{error}");
             std::process::exit(1);
@@ -259,11 +265,25 @@ mod tests {
                 sender.send(naked()).unwrap();
             });
             assert!(results.try_recv().is_err());
-            gate.open(None, &[]).unwrap();
+            gate.open(None, &[], CapabilitySet::empty()).unwrap();
             assert!(results.recv().unwrap());
             early.join().unwrap();
             assert!(naked());
             assert!(std::thread::spawn(naked).join().unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_headnode_keeps_no_more_than_reading_files() {
+        std::thread::spawn(|| {
+            let had = thread::capabilities(None).unwrap();
+            Gate::default().open(None, &[], HEADNODE).unwrap();
+            let has = thread::capabilities(None).unwrap();
+            assert_eq!(has.permitted, had.permitted & HEADNODE);
+            assert_eq!(has.effective, has.permitted);
+            assert!(has.inheritable.is_empty() && thread::no_new_privs().unwrap());
         })
         .join()
         .unwrap();

@@ -9,7 +9,7 @@ use headnode_client::Cnapi;
 use headnode_model::config::{Config, Problem, Problems};
 use headnode_model::{net::MacAddr, paths};
 use sdc_booter::alone::{self, Nic, NoCnapi, Top};
-use sdc_booter::caps::{self, Gate, User};
+use sdc_booter::caps::{self, CapabilitySet, Gate, User};
 use sdc_booter::params::{Directory, ParamSource};
 use sdc_booter::settings::{BESIDE_CONFIG, File, Settings};
 use sdc_booter::{Booter, Sockets, net, networks, notify};
@@ -86,7 +86,11 @@ fn open(settings: &Settings, user: Option<&User>, gate: Gate) -> anyhow::Result<
     let sockets = Sockets::open(settings)?;
     let own: Vec<PathBuf> =
         [Some(&settings.state), settings.socket.as_ref()].into_iter().flatten().cloned().collect();
-    gate.open(user, &own)?;
+    let keep = match settings.alone {
+        Some(_) => CapabilitySet::empty(),
+        None => caps::HEADNODE,
+    };
+    gate.open(user, &own, keep)?;
     Ok(sockets)
 }
 
