@@ -61,7 +61,7 @@ struct About {
     known: bool,
     /// The server.
     server: Option<Uuid>,
-    /// When it was last written or found unchanged.
+    /// When the machine last booted; of a server also when CNAPI last told the same.
     at: SystemTime,
 }
 
@@ -124,8 +124,21 @@ impl Cache {
     /// Keeps the parameters of a machine. A failure is logged: it costs the cache only.
     pub async fn put(&self, mac: MacAddr, cached: Cached) {
         let inner = Arc::clone(&self.0);
-        if let Err(error) = tokio::task::spawn_blocking(move || inner.put(mac, &cached)).await {
+        let put = move || inner.put(mac, &cached, SystemTime::now());
+        if let Err(error) = tokio::task::spawn_blocking(put).await {
             tracing::error!(%mac, "keeping boot parameters: {error}");
+        }
+    }
+
+    /// Notes that a machine boots with what is kept of it.
+    pub(super) async fn used(&self, mac: MacAddr) {
+        if !self.0.index().contains_key(&mac) {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        let date = move || inner.date(mac, SystemTime::now());
+        if let Err(error) = tokio::task::spawn_blocking(date).await {
+            tracing::error!(%mac, "noting that boot parameters were used: {error}");
         }
     }
 
@@ -138,13 +151,14 @@ impl Cache {
         let refresh = move || {
             let before = inner.get(mac);
             let now = Cached::new(answer, before.as_ref());
-            if before.as_ref() == Some(&now) {
-                // An unknown machine is as old as its last boot.
-                if now.known_server {
-                    inner.confirm(mac);
-                }
-            } else {
-                inner.put(mac, &now);
+            let same = before.as_ref() == Some(&now);
+            // An unknown machine is as old as its last boot, whatever CNAPI says of all unknown ones.
+            let booted =
+                inner.index().get(&mac).map(|about| about.at).filter(|_| !now.known_server);
+            match (same, booted) {
+                (true, Some(_)) => {}
+                (true, None) => inner.date(mac, SystemTime::now()),
+                (false, at) => inner.put(mac, &now, at.unwrap_or_else(SystemTime::now)),
             }
         };
         if let Err(error) = tokio::task::spawn_blocking(refresh).await {
@@ -189,7 +203,8 @@ impl Inner {
         })
     }
 
-    fn put(&self, mac: MacAddr, cached: &Cached) {
+    /// Keeps parameters of a machine that booted `at` this time.
+    fn put(&self, mac: MacAddr, cached: &Cached, at: SystemTime) {
         let lock = usize::from(mac.0[5]) % LOCKS;
         let _one = self.writing.get(lock).map(|l| l.lock().unwrap_or_else(PoisonError::into_inner));
         let path = self.path(mac);
@@ -204,8 +219,8 @@ impl Inner {
         match text.and_then(|text| durable::replace(&path, &text)) {
             Ok(()) => {
                 let (known, server) = (cached.known_server, cached.server);
-                let about = About { known, server, at: SystemTime::now() };
-                self.index().insert(mac, about);
+                self.index().insert(mac, About { known, server, at });
+                self.date(mac, at);
             }
             Err(error) => {
                 tracing::error!(file = %path.display(), "keeping boot parameters: {error}");
@@ -213,16 +228,14 @@ impl Inner {
         }
     }
 
-    /// Notes that a machine's parameters are still the same.
-    fn confirm(&self, mac: MacAddr) {
-        let now = SystemTime::now();
+    fn date(&self, mac: MacAddr, at: SystemTime) {
         if let Some(about) = self.index().get_mut(&mac) {
-            about.at = now;
+            about.at = at;
         }
         // So that a restart knows it too; it costs nothing but its age.
         let file = File::options().append(true).open(self.path(mac));
-        if let Err(error) = file.and_then(|file| file.set_modified(now)) {
-            tracing::debug!(%mac, "noting when boot parameters were confirmed: {error}");
+        if let Err(error) = file.and_then(|file| file.set_modified(at)) {
+            tracing::debug!(%mac, "noting when a machine booted: {error}");
         }
     }
 

@@ -75,6 +75,37 @@ async fn what_a_crash_leaves_is_cleaned_up_and_old_strangers_are_forgotten() {
 }
 
 #[tokio::test]
+async fn a_stranger_is_as_old_as_its_last_boot_whatever_is_refreshed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), 100).unwrap();
+    let almost = SystemTime::now() - AGE_LIMIT + Duration::from_secs(600);
+    for n in 1..=3 {
+        cache.put(mac(n), cached("a", n == 3)).await;
+        cache.0.date(mac(n), almost);
+    }
+    let server = Some(Uuid::from_u128(7));
+    for platform in ["a", "b"] {
+        let params = BootParams { platform: platform.to_owned(), ..BootParams::default() };
+        for n in 1..=3 {
+            let server = server.filter(|_| n == 3);
+            let answer = Answer { params: params.clone(), server, ..Answer::default() };
+            cache.refresh(mac(n), answer).await;
+        }
+    }
+    // One boots, with what is kept; one does not.
+    cache.used(mac(2)).await;
+    cache.used(mac(9)).await;
+    let later = SystemTime::now() + Duration::from_secs(700);
+    cache.0.forget_old(later);
+    assert_eq!(cache.machines(), [mac(3), mac(2)]);
+    assert_eq!(cache.get(mac(2)).await, Some(cached("b", false)));
+    // Also after a restart.
+    let again = Cache::open(dir.path(), 100).unwrap();
+    again.0.forget_old(later);
+    assert_eq!(again.machines(), [mac(3), mac(2)]);
+}
+
+#[tokio::test]
 async fn only_machines_that_are_kept_are_refreshed_and_a_silent_napi_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(dir.path(), 100).unwrap();

@@ -122,8 +122,9 @@ impl Lookup {
     /// Keeps what was found for later. Not done by [`Lookup::find`], so that machines that may not
     /// boot fill no disk.
     pub async fn keep(&self, mac: MacAddr, found: &Found) {
-        if let Some(news) = &found.news {
-            self.0.cache.put(mac, news.clone()).await;
+        match &found.news {
+            Some(news) => self.0.cache.put(mac, news.clone()).await,
+            None => self.0.cache.used(mac).await,
         }
     }
 
