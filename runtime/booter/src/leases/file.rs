@@ -22,6 +22,9 @@ const SIZE_LIMIT: u64 = 256 << 20;
 /// A log smaller than this is not worth a new table.
 const LOG_SMALL: u64 = 1 << 20;
 
+/// What ends a torn line: no lease has these words.
+const TORN: &[u8] = b" cut off\n";
+
 /// Where the leases are kept.
 #[derive(Debug)]
 pub struct LeaseFile {
@@ -58,7 +61,7 @@ impl LeaseFile {
     /// lines only: each is logged, and the file is kept beside as `….damaged`.
     ///
     /// # Errors
-    /// When a file is there and cannot be read at all, or a damaged one cannot be kept. That the table
+    /// When a file is there and cannot be read at all. That the table or the copy of a damaged file
     /// cannot be written (a full disk) is only logged.
     pub fn load(&mut self, leases: &mut Leases) -> io::Result<()> {
         let mut dropped = 0_u32;
@@ -70,7 +73,7 @@ impl LeaseFile {
         };
         if let Some(text) = read(&self.path)? {
             let (found, problems) = lines::parse_snapshot(&text.0);
-            self.report(&self.path, &text.1, &problems, found.len())?;
+            self.report(&self.path, &text.1, &problems, found.len());
             found.into_iter().for_each(|lease| restored(leases.restore(lease)));
         }
         let mut logged = false;
@@ -78,7 +81,7 @@ impl LeaseFile {
             if let Some(text) = read(path)? {
                 logged = true;
                 let (found, problems): (Vec<Entry>, _) = lines::parse_log(&text.0);
-                self.report(path, &text.1, &problems, found.len())?;
+                self.report(path, &text.1, &problems, found.len());
                 found.into_iter().for_each(|entry| restored(leases.replay(entry)));
             }
         }
@@ -112,8 +115,10 @@ impl LeaseFile {
             Some(log) => log,
             None => self.begin()?,
         };
-        let log = self.open.insert(log);
-        log.length = durable::append(&mut log.file, log.length, text.as_bytes())?;
+        // Not kept open when that fails: where the file ends then has to be looked at anew.
+        let Log { mut file, length } = log;
+        let length = durable::append(&mut file, length, text.as_bytes())?;
+        self.open = Some(Log { file, length });
         Ok(())
     }
 
@@ -126,8 +131,9 @@ impl LeaseFile {
             file.read_exact_at(&mut last, length - 1)?;
         }
         if last != [b'\n'] {
-            // A crash has torn the last line, and it is still there: the next one must not go on in it.
-            length = durable::append(&mut file, length, b"\n")?;
+            // A crash or a full disk has torn the last line, and it is still there: the next one must not
+            // go on in it, and it must not be read as a whole one, wherever it is torn.
+            length = durable::append(&mut file, length, TORN)?;
         }
         Ok(Log { file, length })
     }
@@ -185,22 +191,29 @@ impl LeaseFile {
         &self.path
     }
 
-    fn report(&self, path: &Path, raw: &[u8], problems: &[String], good: usize) -> io::Result<()> {
+    fn report(&self, path: &Path, raw: &[u8], problems: &[String], good: usize) {
         if problems.is_empty() {
-            return Ok(());
+            return;
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let kept = path.with_file_name(format!("{name}.damaged"));
-        durable::replace(&kept, raw)?;
         let file = path.display();
         for problem in problems.iter().take(20) {
             tracing::error!(%file, "the lease file is damaged: {problem}");
         }
-        tracing::error!(
-            %file, kept = %kept.display(), lines = good, problems = problems.len(),
-            "going on with the leases that could be read; a copy of the damaged file was kept"
-        );
-        Ok(())
+        let (lines, problems) = (good, problems.len());
+        match durable::replace(&kept, raw) {
+            Ok(()) => tracing::error!(
+                %file, kept = %kept.display(), lines, problems,
+                "going on with the leases that could be read; a copy of the damaged file was kept"
+            ),
+            // A full disk tears lines, and must not keep machines from booting.
+            Err(error) => tracing::error!(
+                %file, lines, problems,
+                "going on with the leases that could be read; no copy of the damaged file could be \
+                 kept: {error}"
+            ),
+        }
     }
 }
 

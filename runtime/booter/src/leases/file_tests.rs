@@ -152,7 +152,9 @@ fn a_table_that_cannot_be_written_keeps_nobody_from_starting() {
     let text = fs::read_to_string(&log).unwrap();
     // And its last line is torn.
     fs::write(&log, format!("{text}02:00:00")).unwrap();
-    fs::create_dir(dir.path().join(".leases.new")).unwrap();
+    for name in [".leases.new", ".leases.log.damaged.new"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
     let mut again = empty();
     let mut file = LeaseFile::new(dir.path());
     file.load(&mut again).unwrap();
@@ -163,6 +165,24 @@ fn a_table_that_cannot_be_written_keeps_nobody_from_starting() {
     file.append(&again.take_journal()).unwrap();
     fs::remove_dir(dir.path().join(".leases.new")).unwrap();
     assert!(loaded(dir.path()).contains(&more), "what comes after the torn line is read");
+}
+
+#[test]
+fn a_torn_line_is_never_read_as_a_whole_one_and_tears_no_other() {
+    let mut leases = empty();
+    // With a tag at its end, which could be cut off.
+    leases.commit(0, lease(3, 1_800_000_000), Claim::Offered).unwrap();
+    let line = leases.take_journal();
+    let more = lease(9, 1_800_000_001);
+    let mut other = empty();
+    other.commit(0, more.clone(), Claim::Offered).unwrap();
+    let next = other.take_journal();
+    for cut in 1..line.len() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("leases.log"), &line[..cut]).unwrap();
+        LeaseFile::new(dir.path()).append(&next).unwrap();
+        assert_eq!(loaded(dir.path()), std::slice::from_ref(&more), "{:?}", &line[..cut]);
+    }
 }
 
 #[test]
