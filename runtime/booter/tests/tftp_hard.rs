@@ -300,6 +300,29 @@ async fn a_rendered_file_is_made_once_for_who_asks_and_hides_one_on_disk() {
 }
 
 #[tokio::test]
+async fn a_flood_of_requests_for_rendered_files_has_few_made_together_and_all_in_the_end() {
+    let menu = Arc::new(Menu { asked: AtomicU32::new(0), go: tokio::sync::Semaphore::new(0) });
+    let bed = bed_with(Settings::default(), Arc::clone(&menu) as Arc<dyn VirtualFiles>).await;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        let mut client = Client::new(0).await;
+        client.request(bed.address, "/menu.lst.01", "octet", &[]).await;
+        clients.push(client);
+    }
+    // All others are served meanwhile.
+    let mut other = Client::new(0).await;
+    other.request(bed.address, "loader", "octet", &[]).await;
+    assert!(other.take(512, 1).await == content(60));
+    bed.counted("tftp_active 64").await;
+    assert!((1..=32).contains(&menu.asked.load(Ordering::SeqCst)));
+    menu.go.add_permits(64);
+    for client in &mut clients {
+        let peer = client.socket.local_addr().unwrap();
+        assert_eq!(client.take(512, 1).await, format!("for {peer}").into_bytes());
+    }
+}
+
+#[tokio::test]
 async fn the_observer_hears_how_transfers_end() {
     let bed = bed(Settings::default()).await;
     let mut client = Client::new(0).await;

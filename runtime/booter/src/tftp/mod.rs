@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +33,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use channel::Told;
-use serve::{Asked, Shared};
+use serve::{Asked, Shared, TOGETHER};
 use table::{Admitted, Table};
 use threads::Threads;
 
@@ -74,14 +75,21 @@ impl Server {
         let table = Arc::new(Table::new(context.metrics.clone()));
         // Requests with forged sources must not fill the log.
         let told = Mutex::new(LogLimit::new(60));
-        let shared = Arc::new(Shared { local, socket: Arc::clone(&socket), context, told, main });
+        let places = || Arc::new(Semaphore::new(TOGETHER));
+        let (making, reading) = (places(), places());
+        let socket_of_all = Arc::clone(&socket);
+        let shared = Shared { local, socket: socket_of_all, context, main, making, reading, told };
+        let shared = Arc::new(shared);
         Ok(Self { socket, table, shared, threads })
     }
 
     /// Serves until `stop`, and ends the running transfers then.
     pub async fn run(self, stop: CancellationToken) {
         let first = self.threads.first().clone();
-        if let Err(error) = first.spawn(self.read(stop.clone())).await {
+        // The reader is on another thread: it ends, and the port is free, when nobody waits here any more.
+        let reading = stop.child_token();
+        let _end = reading.clone().drop_guard();
+        if let Err(error) = first.spawn(self.read(reading)).await {
             // Without it machines get no further: the service manager starts all anew.
             tracing::error!("the TFTP server has failed: {error}");
             stop.cancel();

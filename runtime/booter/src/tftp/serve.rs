@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::Semaphore;
 
 use super::Context;
 use super::channel::Channel;
@@ -23,6 +23,10 @@ use crate::limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::observe::Event;
 
+/// Most files that are made, and most that are read from disk, at the same time: more requests wait, and
+/// one whose place another needs waits no longer. What they use, HTTP uses too.
+pub const TOGETHER: usize = 32;
+
 /// Files that are on no disk: made for who asks.
 #[async_trait::async_trait]
 pub trait VirtualFiles: Send + Sync {
@@ -34,7 +38,7 @@ pub trait VirtualFiles: Send + Sync {
 
     /// The content for the client at `peer`; when there is none, a file on disk is looked for.
     /// `name` is what the client has sent, at most 128 bytes of any text. While this runs, the
-    /// client's repeated requests wait; it is dropped when the client asks for something else.
+    /// client's repeated requests wait. At most [`TOGETHER`] run at the same time.
     async fn get(&self, peer: SocketAddr, name: &str) -> Option<Bytes>;
 }
 
@@ -92,6 +96,9 @@ pub(super) struct Shared {
     pub context: Context,
     /// Where everything but TFTP runs.
     pub main: Handle,
+    /// Places for files that are made, and that are read.
+    pub making: Arc<Semaphore>,
+    pub reading: Arc<Semaphore>,
     /// What was told lately about clients that have not answered.
     pub told: Mutex<LogLimit<(IpAddr, &'static str)>>,
 }
@@ -179,9 +186,13 @@ impl Shared {
     async fn content(&self, client: SocketAddr, name: &str) -> Result<Content, Refused> {
         if self.context.rendered.has(name) {
             let (rendered, wanted) = (Arc::clone(&self.context.rendered), name.to_owned());
+            let permit = Arc::clone(&self.making).acquire_owned().await;
             // It may ask others, whose connections belong to the main runtime.
-            let making = self.main.spawn(async move { rendered.get(client, &wanted).await });
-            let made = AbortOnDropHandle::new(making).await;
+            let made = self.main.spawn(async move {
+                let _permit = permit;
+                rendered.get(client, &wanted).await
+            });
+            let made = made.await;
             if let Some(content) = made.map_err(|e| Refused::Io(io::Error::other(e)))? {
                 return Ok(Content::Rendered(content));
             }
@@ -190,7 +201,13 @@ impl Shared {
             return Ok(Content::File(content));
         }
         let (files, name) = (self.context.files.clone(), name.to_owned());
-        let read = tokio::task::spawn_blocking(move || files.read(&name)).await;
+        let permit = Arc::clone(&self.reading).acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            // Until it is read, also when nobody waits for it any more.
+            let _permit = permit;
+            files.read(&name)
+        });
+        let read = read.await;
         read.unwrap_or_else(|e| Err(Refused::Io(io::Error::other(e)))).map(Content::File)
     }
 

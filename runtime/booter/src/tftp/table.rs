@@ -118,17 +118,15 @@ impl Table {
                 return Admitted::Repeated;
             }
             let number = old.number;
-            let of_client = inner.clients.get(&client.ip()).map_or(0, |own| own.transfers);
             // In single port mode nobody could tell which of two a client answers.
-            if !old.confirmed
-                || settings.ports == Ports::Single
-                || of_client >= settings.transfers_per_client
-                || inner.active >= settings.transfers
-            {
+            if !old.confirmed || settings.ports == Ports::Single {
                 inner.end(client, number);
             }
         }
-        let own = inner.clients.get(&client.ip());
+        // Two of one port take one place: a forged request must not end what a client waits for, also when
+        // all places are taken.
+        let beside = inner.running.contains_key(&client);
+        let own = inner.clients.get(&client.ip()).filter(|_| !beside);
         if own.is_some_and(|own| own.transfers >= settings.transfers_per_client) {
             let oldest = own.and_then(|own| own.unconfirmed.first_key_value());
             match oldest.map(|(number, client)| (*number, *client)) {
@@ -136,7 +134,7 @@ impl Table {
                 Some(oldest) => self.evict(inner, oldest),
             }
         }
-        if inner.active >= settings.transfers {
+        if !beside && inner.active >= settings.transfers {
             match inner.unconfirmed.first_key_value().map(|(number, client)| (*number, *client)) {
                 None => return Admitted::Busy { own: false },
                 Some(oldest) => self.evict(inner, oldest),
@@ -336,8 +334,10 @@ mod tests {
         c.confirmed();
         assert!(matches!(test.admit("10.0.0.1:4"), Admitted::Busy { own: true }));
         test.ticket("10.0.0.2:1");
-        // A new request from a port that has a transfer takes its place.
+        // A new request from a port that has a transfer takes its place, once it is answered.
         let again = test.ticket("10.0.0.1:2");
+        assert!(!b.stop.is_cancelled());
+        again.confirmed();
         assert!(b.stop.is_cancelled());
         drop(b);
         assert!(!again.stop.is_cancelled());

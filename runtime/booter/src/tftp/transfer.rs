@@ -131,9 +131,9 @@ impl<'a> Transfer<'a> {
         // A real one asks again.
         let options = packet::oack(&self.terms.accepted);
         self.channel.send(&options).await?;
-        let sent = Instant::now();
+        let mut sent = Instant::now();
         loop {
-            match self.answer(sent + self.patience).await? {
+            match self.answer(sent + self.patience()).await? {
                 Answer::Ack(0) => {
                     if self.resent == 0 {
                         self.rto.measure(sent.elapsed());
@@ -146,10 +146,13 @@ impl<'a> Transfer<'a> {
                 Answer::Again => {
                     self.resent += 1;
                     self.channel.send(&options).await?;
+                    sent = Instant::now();
                 }
                 Answer::Late => return Ok(Some(Ending::Silent)),
                 Answer::Over(Ending::Aborted { .. }) => {
-                    self.confirm();
+                    // It is there, and does not want this transfer: the one before may be the one it
+                    // wants (RFC 1350 §4: a late copy of its request began this one).
+                    self.confirmed = true;
                     return Ok(Some(Ending::Probe));
                 }
                 Answer::Over(ending) => return Ok(Some(ending)),
@@ -161,7 +164,7 @@ impl<'a> Transfer<'a> {
     /// how many are.
     async fn window(&mut self, done: usize, last: usize) -> io::Result<Result<usize, Ending>> {
         let mut sent = self.send_blocks(done, last).await?;
-        let give_up = sent + self.patience;
+        let mut give_up = sent + self.patience();
         // Whether nothing was sent twice, and whether there is a hint that the first block was lost.
         let (mut once, mut hint) = (true, false);
         loop {
@@ -203,7 +206,17 @@ impl<'a> Transfer<'a> {
             (once, hint) = (false, false);
             self.resent += 1;
             sent = self.send_blocks(done, last).await?;
+            if !self.confirmed {
+                // It has just asked again.
+                give_up = sent + self.patience();
+            }
         }
+    }
+
+    /// How long the client may be silent. Before its first answer its address may be forged, and then it
+    /// must not hold a place, and a file in memory, for as long as it likes.
+    fn patience(&self) -> Duration {
+        if self.confirmed { self.patience } else { PATIENCE.0 }
     }
 
     fn confirm(&mut self) {
@@ -217,7 +230,8 @@ impl<'a> Transfer<'a> {
     async fn send_blocks(&mut self, done: usize, last: usize) -> io::Result<Instant> {
         let size = self.terms.block;
         let rate = self.settings.get().bytes_per_second_per_client;
-        if rate > 0 {
+        // What is sent to an address that has not answered yet, and may be forged, is not its debt.
+        if rate > 0 && self.confirmed {
             let now = Instant::now();
             let start = self.ticket.pace.reserve((last - done) * size, rate, now);
             if start > now {
