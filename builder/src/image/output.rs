@@ -249,7 +249,12 @@ impl Output {
         if self.position() > 0 {
             return Err(io::Error::other("a part of the image is written already"));
         }
-        if Twin::pays() {
+        self.hash_whole_by(Twin::pays())
+    }
+
+    /// The same by one thread for both hashes, or by two.
+    fn hash_whole_by(&mut self, together: bool) -> io::Result<()> {
+        if together {
             self.hashers.ranges = Some(Hasher::with_whole(PIECES)?);
             self.hashers.together = true;
         } else {

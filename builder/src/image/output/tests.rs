@@ -6,10 +6,17 @@ use super::*;
 
 #[test]
 fn holes_are_found_hashed_and_left_out() {
+    for together in [true, false] {
+        holes(together);
+    }
+}
+
+/// Whatever this processor has: by one thread for both hashes, and by two.
+fn holes(together: bool) {
     let pool = Pool::new(1).unwrap();
     let raw = packed(tempfile::tempfile().unwrap(), Compression::None, &pool).unwrap();
     let mut out = Output::new(vec![raw], |_| ());
-    out.hash_whole().unwrap();
+    out.hash_whole_by(together).unwrap();
     out.data(b"head").unwrap();
     assert!(out.hash_whole().is_err());
     out.zeroes_to(1 << 20).unwrap();
