@@ -37,7 +37,8 @@ Beside another DHCP server write mode = \"proxy\" into [dhcp], and leave [[netwo
 `sdc boot list` shows who asked for what, and how far each machine came.
 
 Ports: UDP 67 and 69, TCP 80; UDP 4011 in proxy mode, the port of [http.tls] when there is one.
-Rights: root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW, until they are open; none afterwards.
+Rights: root, or CAP_NET_BIND_SERVICE and CAP_NET_RAW, until they are open; none afterwards, but a
+headnode's booter that stays root may still read all files.
 Signals: SIGHUP has the settings read again (running downloads go on), SIGTERM and SIGINT end it.
 
 Exit codes:
@@ -89,7 +90,7 @@ pub(crate) struct Args {
     /// Report all problems of configuration and files, and end
     #[arg(long)]
     pub check_config: bool,
-    /// Print a configuration for running alone, with all that can be set, and end
+    /// Print a configuration for running alone, with what is set most, and end
     #[arg(long)]
     pub example_config: bool,
     /// Print the manual page and end

@@ -158,7 +158,8 @@ fn udp(
         socket.set_broadcast(true)?;
         // A boot storm's requests wait here.
         socket.set_recv_buffer_size(WAITING)?;
-        if socket.recv_buffer_size()? < WAITING {
+        // The kernel tells twice of what it was asked for (socket(7)).
+        if socket.recv_buffer_size()? < 2 * WAITING {
             SMALL.call_once(|| {
                 tracing::warn!(
                     "the kernel keeps fewer requests waiting than a boot storm has: set \

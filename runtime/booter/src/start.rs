@@ -86,9 +86,10 @@ fn open(settings: &Settings, user: Option<&User>, gate: Gate) -> anyhow::Result<
     let sockets = Sockets::open(settings)?;
     let own: Vec<PathBuf> =
         [Some(&settings.state), settings.socket.as_ref()].into_iter().flatten().cloned().collect();
-    let keep = match settings.alone {
-        Some(_) => CapabilitySet::empty(),
-        None => caps::HEADNODE,
+    // Who becomes a user wants that user's rights.
+    let keep = match (&settings.alone, user) {
+        (None, None) => caps::HEADNODE,
+        _ => CapabilitySet::empty(),
     };
     gate.open(user, &own, keep)?;
     Ok(sockets)

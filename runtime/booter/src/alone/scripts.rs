@@ -127,7 +127,10 @@ impl Scripts {
         match read() {
             Ok(text) => {
                 let template = Template::of_script(&text);
-                if template.names(Name::Serial) && !asked.identified {
+                // Beside another DHCP server nothing else tells the UUID.
+                let unknown = template.names(Name::Serial)
+                    || template.names(Name::Uuid) && values.uuid.is_none();
+                if unknown && !asked.identified {
                     return Answer::Identify(self.identify(values.mac));
                 }
                 Answer::boot(template.render(values), "other", choice.origin(), name)
@@ -332,6 +335,10 @@ mod tests {
             "#!ipxe\necho 52:54:00:00:00:01 ${mac} { x }\n"
         );
         assert!(matches!(script("serial.ipxe", None), Answer::Identify(_)));
+        write("uuid.ipxe", "#!ipxe\necho {uuid}.\n");
+        assert!(matches!(script("uuid.ipxe", None), Answer::Identify(_)));
+        // A board without one.
+        assert_eq!(text(script("uuid.ipxe", Some(""))), "#!ipxe\necho .\n");
         assert_eq!(text(script("serial.ipxe", Some("a b"))), "#!ipxe\necho a_b\n");
         for (name, word) in
             [("bad.ipxe", "#!ipxe"), ("none.ipxe", "No such file"), ("{serial}/x", "below")]
