@@ -18,6 +18,7 @@ use crate::live::Live;
 use crate::networks::{self, Network};
 use crate::settings::{File, Ports, Settings};
 use crate::{BIOS_PROGRAM, EFI_PROGRAM};
+use crate::{params, script};
 
 /// The folder with boot files, unless told.
 const ROOT: &str = "/srv/boot";
@@ -164,6 +165,17 @@ fn all(faults: Vec<Fault>, notes: Vec<Fault>) -> Vec<Problem> {
 fn check(read: &mut Read, nic: Option<&Nic>) {
     let config = read.config.clone();
     read.problems(config.file.problems());
+    for (key, told) in [
+        ("params", config.file.params != params::Settings::default()),
+        ("script", config.file.script != script::ScriptSettings::default()),
+    ] {
+        if told {
+            read.fault(
+                key,
+                "it is for a headnode's booter, and changes nothing here: leave it out",
+            );
+        }
+    }
     sections(read, "default", &config.default);
     for (name, group) in &config.groups {
         sections(read, &format!("group.{name}"), group);

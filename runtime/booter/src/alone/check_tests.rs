@@ -119,6 +119,14 @@ fn an_interface_that_is_not_there_may_come_and_nothing_else_does() {
 }
 
 #[test]
+fn sections_that_change_nothing_are_refused() {
+    let told = wrong(&format!("{GOOD}[params]\nlookups = 9\n[script]\nmodules = 9\n"));
+    for key in ["params", "script"] {
+        assert!(told.contains(&format!("{key}: it is for a headnode's booter")), "{told}");
+    }
+}
+
+#[test]
 fn a_syntax_error_is_told_with_its_line_and_no_other() {
     let told = wrong("interface = \"eth1\n[default]\n");
     assert!(told.starts_with("line 3, TOML: "), "{told}");
