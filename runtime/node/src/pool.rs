@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disks;
 use crate::exec::{self, Call, Runner};
 
 /// Property of the pool's root dataset that tells whose pool it is: the id of the setup that made
@@ -16,6 +17,11 @@ const FINISHED: &str = " finished";
 
 /// How long `zpool create` and `zpool import` may take: disks that spin up, many disks.
 const SLOW: Duration = Duration::from_secs(600);
+
+/// How long disks may take to settle.
+const SETTLE: Duration = Duration::from_secs(30);
+/// How often a pool is tried to be made when its disks are gone for a moment.
+const TRIES: u32 = 5;
 
 /// How the data disks are arranged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,10 +190,29 @@ impl<R: Runner> Pools<R> {
     /// `ashift=12` because a pool cannot get 4 KiB sectors later; no cache file because `/etc`
     /// does not last; lz4 because it costs next to nothing.
     ///
+    /// udev has the kernel read a disk's partitions again whenever somebody who wrote to the disk closes
+    /// it: whoever has just prepared it, and `zpool` itself. For a moment the new partitions are gone
+    /// then, and when `zpool` looks just at that moment it gives up. So `disks` settle before, and a disk
+    /// that was gone is waited for and tried again.
+    ///
     /// # Errors
     /// When `zpool` fails; it refuses devices that hold something.
-    pub fn create(&self, spec: &PoolSpec) -> Result<(), exec::Error> {
-        self.zpool(create_args(spec)).map(drop)
+    pub fn create(&self, spec: &PoolSpec, disks: &dyn Disks) -> Result<(), exec::Error> {
+        let mut tries = 1;
+        loop {
+            disks.settle(SETTLE);
+            match self.zpool(create_args(spec)) {
+                Err(error) if tries < TRIES && was_gone(&error) => {
+                    tracing::warn!(
+                        pool = spec.name,
+                        tries,
+                        "a disk was gone for a moment: {error}"
+                    );
+                    tries += 1;
+                }
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// Marks an imported pool as carrying a finished system, unless that was done before.
@@ -217,6 +242,11 @@ impl<R: Runner> Pools<R> {
     pub fn export(&self, pool: &str) -> Result<(), exec::Error> {
         self.zpool(["export", "-f", pool]).map(drop)
     }
+}
+
+/// Whether `zpool create` has failed because it could not open a disk that it had just divided.
+fn was_gone(error: &exec::Error) -> bool {
+    error.tail().iter().any(|line| line.contains("devices is currently unavailable"))
 }
 
 fn import_args(devices: &[PathBuf], rest: &[&str]) -> Vec<String> {
@@ -284,8 +314,10 @@ pub fn parse_import(text: &str) -> Vec<Importable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::linux::LinuxDisks;
     use crate::fake::Recorder;
     use proptest::prelude::*;
+    use std::sync::atomic::Ordering::Relaxed;
 
     const IMPORT: &str = "   pool: zones\n     id: 5556688\n  state: ONLINE\nstatus: The pool was last accessed by another system.\n action: The pool can be imported.\n\
    see: https://x/ZFS-8000-EY\ncomment: headnode 0123456789ab\n config:\n\n\tzones       ONLINE\n\t  mirror-0  ONLINE\n\t    virtio-A  ONLINE\n\t    vdb     ONLINE\n\n\
@@ -313,8 +345,10 @@ mod tests {
             devices: vec!["/dev/vda".into(), "/dev/vdb".into()],
             mark,
         };
-        Pools::new(recorder.clone()).create(&spec).unwrap();
-        let line = &recorder.lines()[0];
+        let disks = LinuxDisks::new(recorder.clone());
+        Pools::new(recorder.clone()).create(&spec, &disks).unwrap();
+        let [settled, line] = &recorder.lines()[..] else { panic!("{:?}", recorder.lines()) };
+        assert!(settled.starts_with("udevadm settle"), "{settled}");
         assert!(line.contains("-o comment=headnode 0123456789ab "), "{line}");
         assert!(
             line.contains("-O org.headnode:setup=01234567-89ab-cdef-0123-456789abcdef"),
@@ -327,6 +361,31 @@ mod tests {
         assert!(finished(spec.mark.finished_comment()).has(&spec.mark));
         assert!(!finished(spec.mark.comment()).finished());
         assert!(finished(spec.mark.comment()).has(&spec.mark));
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_for_a_moment_is_waited_for_and_no_other_failure_is_repeated() {
+        let mark = Mark { role: "computenode".into(), id: "0".into() };
+        let (name, layout, devices) = ("zones".into(), Layout::Single, vec!["/dev/vda".into()]);
+        let spec = PoolSpec { name, layout, devices, mark };
+        let gone = "cannot create 'zones': one or more devices is currently unavailable";
+        let run = |text: &'static str, failures: u32| {
+            let left = std::sync::atomic::AtomicU32::new(failures);
+            let recorder = std::sync::Arc::new(Recorder::new(move |call| {
+                let fails = call.program == "zpool"
+                    && left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+                if fails { Err(text.to_owned()) } else { Ok(String::new()) }
+            }));
+            let disks = LinuxDisks::new(recorder.clone());
+            let created = Pools::new(recorder.clone()).create(&spec, &disks).is_ok();
+            let programs: Vec<String> = recorder.lines();
+            let count = |program: &str| programs.iter().filter(|l| l.starts_with(program)).count();
+            (created, count("zpool create"), count("udevadm settle"))
+        };
+        assert_eq!(run(gone, 0), (true, 1, 1));
+        assert_eq!(run(gone, 2), (true, 3, 3));
+        assert_eq!(run(gone, 99), (false, 5, 5));
+        assert_eq!(run("cannot create 'zones': no such device", 1), (false, 1, 1));
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Machine for Real {
     }
 
     fn create_pool(&self, spec: &PoolSpec) -> Result<()> {
-        Ok(self.pools.create(spec)?)
+        Ok(self.pools.create(spec, &self.disks)?)
     }
 
     fn wipe(&self, disk: &Disk) -> Result<()> {

@@ -205,7 +205,7 @@ fn create_pool(
     }
     let devices = plan.disks.iter().map(|disk| disk.best_path().clone()).collect();
     let spec = PoolSpec { name: pool.to_owned(), layout: plan.layout, devices, mark };
-    pools.create(&spec).context("creating the pool")?;
+    pools.create(&spec, &linux).context("creating the pool")?;
     erase_intents(&plan.disks, server)?;
     Ok(Ended::Done(format!("{pool}, {} of {names}", plan.layout)))
 }
