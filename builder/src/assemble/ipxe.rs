@@ -37,7 +37,7 @@ pub(super) struct Ipxe {
 /// Unpacks it into the folder `into`, which it makes.
 pub(super) fn unpack(tarball: &Tarball, into: &Path) -> anyhow::Result<Ipxe> {
     let shown = tarball.path.display();
-    fs::create_dir_all(into).with_context(|| format!("unpacking {shown}"))?;
+    fs::create_dir(into).with_context(|| format!("unpacking {shown}"))?;
     let files = tarball::unpack_gzip(&tarball.path, into, &|_| false, &mut |_| ())
         .with_context(|| format!("unpacking {shown}"))?;
     let below = |path: &str| {

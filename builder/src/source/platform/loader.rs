@@ -31,7 +31,7 @@ pub fn unpack(
     progress: &mut dyn FnMut(u64),
 ) -> Result<BTreeMap<String, Item>, Error> {
     let form = |why: String| Error::Form { path: path.to_owned(), why };
-    fs::create_dir_all(into).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    fs::create_dir(into).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let files = tarball::unpack_gzip(path, into, &|_| false, progress)
         .map_err(|source| Error::Tarball { path: path.to_owned(), source })?;
     if let Some(other) = files.keys().find(|p| !p.starts_with("boot/") && !p.starts_with("etc/")) {

@@ -142,7 +142,8 @@ fn no_kernel() -> String {
 pub fn unpack(path: &Path, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<Platform, Error> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let form = |why: String| Error::Form { path: path.to_owned(), why };
-    fs::create_dir_all(into).map_err(read)?;
+    // Not the folders above it: an interruption may have removed them just now.
+    fs::create_dir(into).map_err(read)?;
     let sha1 = |path: &str| path.ends_with("/boot_archive");
     let unpacked = tarball::unpack_gzip(path, into, &sha1, progress)
         .map_err(|source| Error::Tarball { path: path.to_owned(), source })?;
