@@ -60,6 +60,9 @@ fn e2e_boot_by_any_firmware_over_any_network_and_without_the_control_plane() {
     let seconds = slow_begin.elapsed().as_secs_f64();
     figure("node with 5 % loss and 50 ms delay, power-on to registered, at most", seconds, 300.0);
     nodes::are_servers(&dc, &[BIOS, UEFI, HTTP, RACK, SLOW]);
+    for node in [BIOS, UEFI, HTTP, RACK, SLOW] {
+        nodes::has_its_boot_files(&dc, node);
+    }
     for node in [HTTP, RACK, SLOW] {
         dc.lab.machine(node).power_kill().unwrap();
     }

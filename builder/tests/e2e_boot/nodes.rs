@@ -74,6 +74,14 @@ pub fn has_booted_by_http_only(dc: &Datacenter, node: &str) {
     assert!(!console.contains(">>Start PXE"), "{console}");
 }
 
+/// What the booter makes for a node lies in its root, for root alone (C§4.5).
+pub fn has_its_boot_files(dc: &Datacenter, node: &str) {
+    let file = "/etc/triton-networking.json";
+    assert_eq!(dc.on(node, &format!("stat -c %a:%U {file}")).trim(), "600:root");
+    let networking = dc.on(node, &format!("cat {file}"));
+    assert!(networking.contains(&mac(node)), "{networking}");
+}
+
 /// The node has an address of the rack and speaks to the headnode by the rack's router.
 pub fn is_behind_the_relay(dc: &Datacenter, node: &str, network: &str) {
     let route = dc.on(node, "ip -4 route get 10.99.99.7");

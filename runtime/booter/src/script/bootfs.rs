@@ -3,17 +3,20 @@
 //! What a script names has to be what is fetched a moment later, though CNAPI may have changed its
 //! mind in between: the files are kept for some minutes as they were when the script was made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use cpio::newc::{Builder, ModeFileType, trailer};
 use headnode_model::boot::BootModule;
 use headnode_model::net::MacAddr;
 
 use super::digests::sha1_of;
+use super::smartos::OWN_HASH;
 
 /// How long a machine's files are kept as they were.
 const KEPT: Duration = Duration::from_secs(600);
@@ -21,6 +24,10 @@ const KEPT: Duration = Duration::from_secs(600);
 const MACHINES: usize = 4096;
 /// Largest module in bytes; CNAPI's own limit is 4 KiB (C§4.2).
 const LARGEST: usize = 64 << 10;
+/// The name of [`archive`].
+pub(super) const ARCHIVE: &str = "boot-files.cpio";
+/// What its entries' names begin with (C§4.5).
+const IN_LINUX: &str = "etc/triton-";
 /// Longest path of a module.
 const LONGEST: usize = 128;
 
@@ -52,6 +59,9 @@ pub(super) fn module(module: &BootModule) -> Result<BootFile, &'static str> {
     if parts().any(|part| matches!(part, "" | "." | "..")) {
         return Err("its path is not relative, or has . or .. in it");
     }
+    if [ARCHIVE, OWN_HASH].contains(&name.as_str()) {
+        return Err("its path is kept for a file of the booter's own");
+    }
     if module.kind != "base64" {
         return Err("its type is not base64");
     }
@@ -60,6 +70,33 @@ pub(super) fn module(module: &BootModule) -> Result<BootFile, &'static str> {
     }
     let content = STANDARD.decode(&module.content).map_err(|_| "its content is not base64")?;
     Ok(BootFile::new(name, content))
+}
+
+/// Files as an archive that Linux unpacks over its root: `/etc/triton-<name>` each (C§4.5), for root
+/// alone, as a server's modules may hold keys.
+///
+/// # Errors
+/// When a file is too large for the format.
+pub(super) fn archive(files: &[BootFile]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut folders = BTreeSet::new();
+    for file in files {
+        let name = format!("{IN_LINUX}{}", file.name);
+        for (end, _) in name.match_indices('/').skip(1) {
+            let folder = name.get(..end).unwrap_or_default();
+            if folders.insert(folder.to_owned()) {
+                let entry =
+                    Builder::new(folder).mode(0o755).set_mode_file_type(ModeFileType::Directory);
+                out = entry.nlink(2).write(out, 0).finish()?;
+            }
+        }
+        let size = u32::try_from(file.content.len()).map_err(io::Error::other)?;
+        let entry = Builder::new(&name).mode(0o600).set_mode_file_type(ModeFileType::Regular);
+        let mut entry = entry.nlink(1).write(out, size);
+        entry.write_all(&file.content)?;
+        out = entry.finish()?;
+    }
+    trailer(out)
 }
 
 /// A file by the name that a machine asks for, with `.hash` at its end for the digest.
@@ -122,7 +159,36 @@ mod tests {
             assert!(module(&of(path, content)).is_err(), "{path}");
         }
         assert!(module(&of("a", &"A".repeat(200_000))).is_err());
+        assert!(module(&of(ARCHIVE, "")).is_err());
         assert!(module(&BootModule { kind: "text".into(), ..of("a", "") }).is_err());
+    }
+
+    #[test]
+    fn the_archive_for_linux_has_all_files_and_their_folders() {
+        let files = ["a", "b/c/d", "b/c/e"].map(|name| BootFile::new(name, name.into()));
+        let bytes = archive(&files).unwrap();
+        let (mut rest, mut found) = (&bytes[..], Vec::new());
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut content = Vec::new();
+            io::Read::read_to_end(&mut reader, &mut content).unwrap();
+            let entry = reader.entry();
+            let content = String::from_utf8(content).unwrap();
+            found.push((entry.name().to_owned(), entry.mode(), content));
+            rest = reader.finish().unwrap();
+        }
+        let expected = [
+            ("etc/triton-a", 0o100_600, "a"),
+            ("etc/triton-b", 0o40755, ""),
+            ("etc/triton-b/c", 0o40755, ""),
+            ("etc/triton-b/c/d", 0o100_600, "b/c/d"),
+            ("etc/triton-b/c/e", 0o100_600, "b/c/e"),
+        ];
+        let expected = expected.map(|(name, mode, text)| (name.to_owned(), mode, text.to_owned()));
+        assert_eq!(found, expected);
     }
 
     #[test]

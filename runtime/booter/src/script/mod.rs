@@ -161,19 +161,25 @@ impl Scripts {
             }
             Kind::Linux => {
                 let params = &node.found.params;
-                if !params.boot_modules.is_empty() || !params.kernel_flags.is_empty() {
+                if !params.kernel_flags.is_empty() {
                     tracing::warn!(
-                        %mac, modules = params.boot_modules.len(), flags = params.kernel_flags.len(),
-                        "boot modules and kernel flags are for SmartOS platforms; this Linux platform \
-                         boots without them"
+                        %mac, flags = params.kernel_flags.len(),
+                        "kernel flags are for SmartOS platforms; this Linux platform boots without them"
                     );
                 }
+                self.files.put(mac, Arc::new(self.linux_files(node)));
                 // The names under which an EFI kernel finds its archives; a BIOS kernel gets them in
                 // memory and does not look at these parameters.
                 let bundle = paths::EXTRA_BUNDLE_NODE;
                 let bundle_name = bundle.rsplit('/').next().unwrap_or(bundle);
-                let args = args::kernel_line(&self.settings, node, &["initrd", bundle_name]);
+                let args = args::kernel_line(
+                    &self.settings,
+                    node,
+                    &["initrd", bundle_name, bootfs::ARCHIVE],
+                );
                 context.insert("bundle", bundle);
+                let own = format!("bootfs/{}/{}", mac.bare().to_ascii_lowercase(), bootfs::ARCHIVE);
+                context.insert("files", &own);
                 context.insert("args", &args);
                 LINUX
             }
@@ -320,15 +326,16 @@ impl Scripts {
 
     /// A file of a machine, made anew.
     pub fn file(&self, node: &Node, name: &str) -> Option<Bytes> {
-        let platform = self.platforms.choose(node.platform()).ok();
-        let made = platform.filter(|platform| platform.kind == Kind::SmartOs);
-        if let Some(platform) = made
-            && let Ok(loads) = self.smartos(node, &platform, node.rescue())
-        {
-            // Not what is kept: of so many machines nothing more is.
-            return bootfs::find(&loads.files, name);
+        // Not what is kept: of so many machines nothing more is.
+        match self.platforms.choose(node.platform()) {
+            Ok(platform) if platform.kind == Kind::SmartOs => {
+                match self.smartos(node, &platform, node.rescue()) {
+                    Ok(loads) => bootfs::find(&loads.files, name),
+                    Err(_) => bootfs::find(&self.files(node), name),
+                }
+            }
+            _ => bootfs::find(&self.linux_files(node), name),
         }
-        bootfs::find(&self.files(node), name)
     }
 
     fn context(&self, mac: MacAddr, attempt: u32, wait: Wait) -> Context {

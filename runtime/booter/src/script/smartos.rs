@@ -11,7 +11,7 @@ use super::platforms::BOOT_ARCHIVE;
 use super::{Node, Platform, Scripts, illumos, networking};
 
 /// Name of the digest of a boot archive that came without one.
-const OWN_HASH: &str = "boot_archive.hash";
+pub(super) const OWN_HASH: &str = "boot_archive.hash";
 /// Longest digest file in bytes.
 const HASH_SIZE: u64 = 4096;
 
@@ -65,6 +65,18 @@ impl Scripts {
                     "a boot module of the server is left out: {why}"
                 ),
             }
+        }
+        files
+    }
+
+    /// The same for a node that boots Linux, and their archive last.
+    pub(super) fn linux_files(&self, node: &Node) -> Vec<BootFile> {
+        let mut files = self.files(node);
+        match bootfs::archive(&files) {
+            Ok(archive) => {
+                files.push(BootFile { hash: false, ..BootFile::new(bootfs::ARCHIVE, archive) });
+            }
+            Err(error) => tracing::error!(mac = %node.mac(), "packing the boot files: {error}"),
         }
         files
     }

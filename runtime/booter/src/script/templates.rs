@@ -190,7 +190,9 @@ fn sample(name: &str) -> Context {
     });
     let more = match name {
         LINUX => {
-            json!({ "platform": "x", "notes": ["x"], "ask": true, "bundle": "x", "args": "x" })
+            json!({
+                "platform": "x", "notes": ["x"], "ask": true, "bundle": "x", "files": "x", "args": "x",
+            })
         }
         SMARTOS => json!({
             "platform": "x", "notes": ["x"], "ask": true, "args": "x", "modules": [module],

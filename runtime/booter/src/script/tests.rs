@@ -90,9 +90,30 @@ fn a_linux_node_gets_kernel_archives_and_parameters() {
         console=tty0 console=ttyS0,115200n8 console=ttyS1,115200n8 \
         BOOTIF=01-90-b8-d0-01-02-03 ip=10.99.99.40::10.99.99.1:255.255.255.0:: \
         assets_admin_ip=10.99.99.7 hostname=90-b8-d0-01-02-03 \
-        initrd=initrd initrd=node.cpio.zst || goto failed\n";
+        initrd=initrd initrd=node.cpio.zst initrd=boot-files.cpio || goto failed\n";
     assert!(script.text.contains(kernel), "{}", script.text);
     golden("linux.ipxe", &script.text);
+}
+
+#[test]
+fn a_linux_node_gets_its_boot_modules_in_an_archive() {
+    let world = World::new();
+    let mut node = node(LINUX);
+    let module = |path: &str| BootModule {
+        path: path.into(),
+        kind: "base64".into(),
+        content: "YWJj".into(),
+    };
+    node.found.params.boot_modules =
+        vec![module("key"), module("../bad"), module("boot-files.cpio")];
+    let scripts = world.scripts();
+    scripts.boot(&node).unwrap();
+    let archive = scripts.kept_file(node.mac(), "boot-files.cpio").unwrap().unwrap();
+    let has = |text: &str| archive.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has("etc/triton-networking.json\0") && has("etc/triton-key\0") && has("abc"));
+    assert!(!has("bad") && !has("boot-files"));
+    // After a restart of the booter the same archive is made again.
+    assert_eq!(world.scripts().file(&node, "boot-files.cpio"), Some(archive));
 }
 
 #[test]
