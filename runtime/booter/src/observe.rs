@@ -55,7 +55,8 @@ pub enum Event<'a> {
         client: IpAddr,
         /// The file's name as asked for.
         file: &'a str,
-        /// `complete`, `probe`, `aborted`, `silent`, `gone`, `refused`.
+        /// `complete`, `probe`, `aborted`, `silent`, `gone`, `changed` or `unreadable` (the file,
+        /// while it was sent), `refused`.
         outcome: &'static str,
         /// Bytes of the file that the client has acknowledged.
         bytes: u64,

@@ -7,14 +7,10 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{Cable, Lab, ip, large, storm_in, within};
-use sdc_storm::cnapi::{self, Registered};
+use lab::standin::{CNAPI, Standin};
+use lab::{Cable, Lab, ip, large, storm_in};
 use sdc_storm::{Report, Stage, tftp};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-/// Where the booter looks for CNAPI.
-const CNAPI: &str = "10.99.0.7:8010";
 /// A network behind a relay whose own address on it is 10.98.0.1.
 const RELAYED: &str = "datacenter_name=t\ndns_domain=t\nadmin_nic=02:00:00:00:00:07\n\
     admin_ip=10.99.0.7\nadmin_netmask=255.255.0.0\ndhcp_range_start=10.99.128.1\n\
@@ -24,47 +20,6 @@ const RACK: &str = "[[network]]\nname = \"rack1\"\nsubnet = \"10.98.0.0/24\"\n\
     ranges = [{ first = \"10.98.0.128\", last = \"10.98.0.254\" }]\ngateway = \"10.98.0.1\"\n\
     nic_tag = \"admin_rack_1\"\n";
 
-/// A CNAPI in the server's namespace until it is stopped.
-struct Standin {
-    stop: CancellationToken,
-    thread: std::thread::JoinHandle<()>,
-    registered: Registered,
-}
-
-impl Standin {
-    fn start(lab: &Lab, hangs: bool) -> Self {
-        let stop = CancellationToken::new();
-        let registered = Registered::default();
-        let (token, count) = (stop.clone(), registered.clone());
-        let (ready, listening) = std::sync::mpsc::channel();
-        let thread = within(&lab.server, move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async {
-                let listener = TcpListener::bind(CNAPI).await.unwrap();
-                ready.send(()).unwrap();
-                let serving = async {
-                    if hangs {
-                        cnapi::hang(listener).await
-                    } else {
-                        cnapi::serve(listener, common::STAMP, count).await
-                    }
-                };
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    ended = serving => ended.unwrap(),
-                }
-            });
-        });
-        listening.recv_timeout(Duration::from_secs(20)).unwrap();
-        Self { stop, thread, registered }
-    }
-
-    fn stop(self) {
-        self.stop.cancel();
-        self.thread.join().unwrap();
-    }
-}
-
 fn longest(report: &Report, stage: Stage) -> f64 {
     report.stages.iter().find(|found| found.stage == stage).unwrap().max
 }
@@ -72,7 +27,7 @@ fn longest(report: &Report, stage: Stage) -> f64 {
 #[test]
 fn e2e_a_thousand_machines_boot_at_once() {
     let mut lab = Lab::new("k", Cable::Good);
-    let cnapi = Standin::start(&lab, false);
+    let cnapi = Standin::start(&lab, common::STAMP);
     lab.booter(&large(), &[]);
     let mut plan = lab.plan(1000);
     plan.register = Some(format!("http://{CNAPI}"));
@@ -135,7 +90,7 @@ fn e2e_machines_behind_a_relay_boot() {
 #[test]
 fn e2e_known_and_new_machines_boot_while_cnapi_is_stopped() {
     let mut lab = Lab::new("s", Cable::Good);
-    let cnapi = Standin::start(&lab, false);
+    let cnapi = Standin::start(&lab, common::STAMP);
     lab.booter(&large(), &[]);
     let known = lab.plan(20);
     let before = lab.boots(&known);
@@ -152,12 +107,12 @@ fn e2e_known_and_new_machines_boot_while_cnapi_is_stopped() {
 #[test]
 fn e2e_known_machines_boot_in_time_while_cnapi_hangs() {
     let mut lab = Lab::new("h", Cable::Good);
-    let cnapi = Standin::start(&lab, false);
+    let cnapi = Standin::start(&lab, common::STAMP);
     lab.booter(&large(), &[]);
     let known = lab.plan(50);
     lab.boots(&known);
     cnapi.stop();
-    let hanging = Standin::start(&lab, true);
+    let hanging = Standin::hanging(&lab);
     let begun = Instant::now();
     let report = lab.boots(&known);
     assert!(longest(&report, Stage::Script) < 10.0, "{report}");

@@ -23,8 +23,8 @@ impl Registered {
     }
 }
 
-/// Serves for ever: `GET /boot/default`, `GET /boot/:uuid` (404), `POST /servers/:uuid/sysinfo`,
-/// `GET /registered` (how many).
+/// Serves for ever: `GET /boot/default`, `GET /boot/:uuid` (404), `GET /servers` (none),
+/// `POST /servers/:uuid/sysinfo`, `GET /registered` (how many).
 ///
 /// # Errors
 /// When the listener breaks.
@@ -44,6 +44,7 @@ pub async fn serve(
     let app = Router::new()
         .route("/boot/default", get(async move || Json(params)))
         .route("/boot/{uuid}", get(not_found))
+        .route("/servers", get(async || Json(json!([]))))
         .route("/servers/{uuid}/sysinfo", post(register))
         .route("/registered", get(async |State(all): State<Registered>| all.count().to_string()))
         .fallback(not_found)

@@ -69,28 +69,30 @@ pub(super) async fn read(
 /// Reads what is in memory; `None` when the disk would have to be asked, or the file system cannot
 /// tell.
 #[cfg(target_os = "linux")]
-pub(super) fn cached(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
+pub(crate) fn cached(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
     use rustix::io::{ReadWriteFlags, preadv2};
     let mut parts = [io::IoSliceMut::new(buffer)];
     preadv2(file, &mut parts, at, ReadWriteFlags::NOWAIT).ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
+pub(crate) fn cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
     None
 }
 
+/// Has the kernel start to read four times `length` bytes from `at` on.
 #[cfg(target_os = "linux")]
-fn ahead(file: &File, at: u64, length: u64) {
+pub(crate) fn ahead(file: &File, at: u64, length: u64) {
     use rustix::fs::{Advice, fadvise};
     // A hint: without it, reading is only slower.
     let _ = fadvise(file, at, std::num::NonZeroU64::new(length * 4), Advice::WillNeed);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn ahead(_: &File, _: u64, _: u64) {}
+pub(crate) fn ahead(_: &File, _: u64, _: u64) {}
 
-async fn blocking<T: Send + 'static>(
+/// Does `work`, which waits for a disk, on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let _turn = READERS.acquire().await.map_err(io::Error::other)?;

@@ -64,7 +64,7 @@ impl Folders {
     }
 
     /// Whether a path, as sent, is one of a folder and not of something else.
-    pub(super) fn holds(&self, path: &str) -> bool {
+    pub(crate) fn holds(&self, path: &str) -> bool {
         let path = path.trim_start_matches('/');
         self.all.iter().any(|folder| below(path, &folder.prefix).is_some())
     }

@@ -7,7 +7,7 @@
 
 mod answer;
 mod boot;
-mod cold;
+pub(crate) mod cold;
 mod connection;
 mod dynamic;
 pub mod files;

@@ -1,21 +1,28 @@
-//! The files that are handed out: those in one flat folder or, without a headnode, in a whole tree;
-//! and nothing else.
+//! The files that are handed out: those in one flat folder and in whole trees, and nothing else.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fs::{File, OpenOptions};
+use std::hash::BuildHasher;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::large::{Large, Version};
 use crate::http::Folders;
 
-/// Larger files are no boot programs; kernels and archives go by HTTP.
-const SIZE_LIMIT: u64 = 32 << 20;
+/// Larger files are not taken for boot files; also what a `tsize` of 32 bits can tell, which some
+/// loaders keep. Block numbers set no limit, as they roll over.
+const SIZE_LIMIT: u64 = u32::MAX as u64;
 
-/// Of a whole tree, kernels and archives too: loaders without iPXE fetch them by TFTP.
-const TREE_LIMIT: u64 = 128 << 20;
+/// From this size on, files are read piece by piece while they are sent.
+const LARGE: u64 = 16 << 20;
+
+/// Bytes of all files together that are in memory at a time; beyond that, smaller files are taken
+/// for large ones.
+const TOGETHER: u64 = 256 << 20;
 
 /// Why a file is not handed out.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +33,12 @@ pub enum Refused {
     /// There is no such file.
     #[error("there is no such file")]
     Missing,
-    /// A folder, a link or a device.
-    #[error("it is not a regular file of a boot program's size")]
+    /// A folder, a link or a device, or too large.
+    #[error("it is not a regular file of less than 4 GiB")]
     Kind,
+    /// Somebody is writing to it.
+    #[error("it was changed while it was read; to replace a file, write another and rename it")]
+    Changing,
     /// Reading failed.
     #[error("reading it: {0}")]
     Io(#[from] io::Error),
@@ -38,111 +48,219 @@ pub enum Refused {
 /// same boot program need not wait for a thousand looks at the disk.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// Which content a file had: changes when the file is replaced.
-type Version = (u64, u64, i64, i64);
+/// A file on disk.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// All of it, in memory.
+    Whole(Arc<Vec<u8>>),
+    /// It is read while it is sent.
+    Large(Arc<Large>),
+}
 
-/// Contents that a transfer is sending at the moment, by file name.
-type Shared = HashMap<String, Known>;
+/// How many files are read into memory at the same time; two that are asked for by one name never.
+const READERS: usize = 16;
+
+/// What all clones of [`Files`] share.
+#[derive(Debug, Default)]
+struct Shared {
+    held: Mutex<Held>,
+    /// Who reads a file holds the one that its name leads to: a slow disk holds up few others.
+    readers: [Mutex<()>; READERS],
+    names: RandomState,
+}
+
+/// What is in memory.
+#[derive(Debug, Default)]
+struct Held {
+    /// What a transfer is sending at the moment, by file name.
+    known: HashMap<String, Known>,
+    /// Bytes of the files that are being read.
+    coming: u64,
+}
 
 #[derive(Debug)]
 struct Known {
     version: Version,
     /// When the version was last looked at.
     checked: Instant,
-    content: Weak<Vec<u8>>,
+    content: Kept,
 }
 
-/// A folder of boot programs. Transfers that run at the same time share a file's content.
-/// Cloning shares them.
+/// A file, as long as somebody is sending it.
+#[derive(Debug)]
+enum Kept {
+    Whole(Weak<Vec<u8>>),
+    Large(Weak<Large>),
+}
+
+impl Kept {
+    fn of(stored: &Stored) -> Self {
+        match stored {
+            Stored::Whole(content) => Self::Whole(Arc::downgrade(content)),
+            Stored::Large(large) => Self::Large(Arc::downgrade(large)),
+        }
+    }
+
+    fn get(&self) -> Option<Stored> {
+        match self {
+            Self::Whole(content) => content.upgrade().map(Stored::Whole),
+            Self::Large(large) => large.upgrade().map(Stored::Large),
+        }
+    }
+
+    fn is_sent(&self) -> bool {
+        match self {
+            Self::Whole(content) => content.strong_count() > 0,
+            Self::Large(large) => large.strong_count() > 0,
+        }
+    }
+}
+
+/// A folder of boot programs, trees of folders, or both. Transfers that run at the same time share
+/// a file's content. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Files {
-    folder: PathBuf,
-    /// Whole trees of folders instead of the one.
-    trees: Option<Arc<Folders>>,
-    shared: Arc<Mutex<Shared>>,
+    /// For names that are below none of the trees.
+    folder: Option<PathBuf>,
+    trees: Arc<Folders>,
+    shared: Arc<Shared>,
+    /// [`LARGE`].
+    large: u64,
+    /// [`TOGETHER`].
+    together: u64,
 }
 
 impl Files {
-    /// The files in `folder`.
+    /// The files in `folder`, and none below it.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, trees: None, shared: Arc::default() }
+        Self { folder: Some(folder), ..Self::of(Folders::default()) }
+    }
+
+    /// The files in `folder` and none below it; and those in the tree of folders at `tree`, under
+    /// names that begin with `prefix` and a slash.
+    pub fn with_tree(folder: PathBuf, prefix: &str, tree: &Path) -> Self {
+        let trees = Folders::default().with(prefix, tree);
+        Self { folder: Some(folder), ..Self::of(trees) }
     }
 
     /// The files in `folder` and in the folders below it; those that it lacks come from `more`.
     pub fn below(folder: PathBuf, more: &Path) -> Self {
-        let trees = Folders::default().with("", &folder).with("", more);
-        Self { trees: Some(Arc::new(trees)), ..Self::new(folder) }
+        Self::of(Folders::default().with("", folder).with("", more))
     }
 
-    /// The name under which a file is looked for.
-    fn key<'a>(&self, name: &'a str) -> &'a str {
-        match &self.trees {
-            // Firmware asks for `/name` when it takes a path for relative to the root.
-            None => name.strip_prefix('/').unwrap_or(name),
-            // And GRUB for `//name`.
-            Some(_) => name.trim_start_matches('/'),
-        }
+    fn of(trees: Folders) -> Self {
+        let (trees, shared) = (Arc::new(trees), Arc::default());
+        Self { folder: None, trees, shared, large: LARGE, together: TOGETHER }
     }
 
-    /// A file's content, when it is being sent to somebody else and was looked at just now. Never
-    /// blocks.
-    pub fn hot(&self, name: &str) -> Option<Arc<Vec<u8>>> {
-        // Who reads a file from disk holds the lock.
-        let shared = match self.shared.try_lock() {
-            Ok(shared) => shared,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        let name = self.key(name);
-        let known = shared.get(name).filter(|known| known.checked.elapsed() < FRESH)?;
-        known.content.upgrade()
+    /// A file, when it is being sent to somebody else and was looked at just now. Never waits for a disk.
+    pub fn hot(&self, name: &str) -> Option<Stored> {
+        let held = self.shared.held();
+        let known = held.known.get(key(name)).filter(|known| known.checked.elapsed() < FRESH)?;
+        known.content.get()
     }
 
-    /// A file's content. Blocks while it is read from disk.
+    /// A file. Blocks while it is read from disk.
     ///
     /// # Errors
     /// Why it is not handed out.
-    pub fn read(&self, name: &str) -> Result<Arc<Vec<u8>>, Refused> {
-        let name = self.key(name);
-        let file = match &self.trees {
-            None => self.flat(name)?,
-            Some(trees) => below(trees, name)?,
+    pub fn read(&self, name: &str) -> Result<Stored, Refused> {
+        let name = key(name);
+        let file = match &self.folder {
+            Some(folder) if !self.trees.holds(name) => flat(folder, name)?,
+            _ => below(&self.trees, name)?,
         };
-        let limit = if self.trees.is_some() { TREE_LIMIT } else { SIZE_LIMIT };
         let about = file.metadata()?;
-        if !about.is_file() || about.len() > limit {
+        if !about.is_file() || about.len() > SIZE_LIMIT {
             return Err(Refused::Kind);
         }
-        let version = (about.ino(), about.len(), about.mtime(), about.mtime_nsec());
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let checked = Instant::now();
-        if let Some(known) = shared.get_mut(name)
-            && known.version == version
-            && let Some(content) = known.content.upgrade()
-        {
-            known.checked = checked;
-            return Ok(content);
-        }
-        let content = Arc::new(whole(file, about.len())?);
-        // Bounded by the number of files in the folder.
-        let known = Known { version, checked, content: Arc::downgrade(&content) };
-        shared.insert(name.to_owned(), known);
-        Ok(content)
+        let version = Version::of(&about);
+        let _turn = self.shared.turn(name);
+        let room = {
+            let mut held = self.shared.held();
+            let checked = Instant::now();
+            if let Some(known) = held.known.get_mut(name)
+                && known.version == version
+                && let Some(content) = known.content.get()
+            {
+                known.checked = checked;
+                return Ok(content);
+            }
+            // Bounded by the number of transfers.
+            held.known.retain(|_, known| known.content.is_sent());
+            (about.len() < self.large && held.bytes() + about.len() <= self.together)
+                .then(|| Coming::new(&self.shared, &mut held, about.len()))
+        };
+        let stored = match &room {
+            Some(_) => Stored::Whole(Arc::new(whole(&file, &version)?)),
+            None => Stored::Large(Arc::new(Large::new(file, &about).ok_or(Refused::Kind)?)),
+        };
+        let known = Known { version, checked: Instant::now(), content: Kept::of(&stored) };
+        self.shared.held().known.insert(name.to_owned(), known);
+        Ok(stored)
+    }
+}
+
+impl Shared {
+    /// Never held while a disk is asked.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn flat(&self, name: &str) -> Result<File, Refused> {
-        if !plain(name) {
-            return Err(Refused::Name);
-        }
-        let not_followed = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(self.folder.join(name));
-        match not_followed {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Missing),
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(Refused::Kind),
-            other => Ok(other?),
-        }
+    fn turn(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
+        let at = self.names.hash_one(name) as usize % READERS;
+        let reader = self.readers.get(at)?;
+        Some(reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        let size_of = |known: &Known| match &known.content {
+            Kept::Whole(_) => known.version.size(),
+            Kept::Large(_) => 0,
+        };
+        self.known.values().map(size_of).sum::<u64>() + self.coming
+    }
+}
+
+/// Room in memory for a file that is being read.
+struct Coming<'a> {
+    shared: &'a Shared,
+    bytes: u64,
+}
+
+impl<'a> Coming<'a> {
+    fn new(shared: &'a Shared, held: &mut Held, bytes: u64) -> Self {
+        held.coming += bytes;
+        Self { shared, bytes }
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.shared.held().coming -= self.bytes;
+    }
+}
+
+/// The name under which a file is looked for. Firmware asks for `/name` when it takes a path for
+/// relative to the root, and GRUB for `//name`.
+fn key(name: &str) -> &str {
+    name.trim_start_matches('/')
+}
+
+fn flat(folder: &Path, name: &str) -> Result<File, Refused> {
+    if !plain(name) {
+        return Err(Refused::Name);
+    }
+    let not_followed = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(folder.join(name));
+    match not_followed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Missing),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(Refused::Kind),
+        other => Ok(other?),
     }
 }
 
@@ -164,15 +282,24 @@ fn below(trees: &Folders, name: &str) -> Result<File, Refused> {
     }
 }
 
-fn whole(file: File, length: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(length).read_to_end(&mut content)?;
-    Ok(content)
+fn whole(file: &File, version: &Version) -> Result<Vec<u8>, Refused> {
+    let mut content = Vec::with_capacity(usize::try_from(version.size()).unwrap_or_default());
+    file.take(version.size()).read_to_end(&mut content)?;
+    let now = Version::of(&file.metadata()?);
+    let all = content.len() as u64 == version.size() && now == *version;
+    if all { Ok(content) } else { Err(Refused::Changing) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn whole(stored: Stored) -> Arc<Vec<u8>> {
+        match stored {
+            Stored::Whole(content) => content,
+            Stored::Large(_) => panic!("it is not in memory"),
+        }
+    }
 
     #[test]
     fn only_plain_files_of_the_folder_are_read() {
@@ -183,19 +310,20 @@ mod tests {
         std::fs::write(folder.join("a.kpxe"), "abc").unwrap();
         std::os::unix::fs::symlink("../secret", folder.join("link")).unwrap();
         let files = Files::new(folder.clone());
-        let first = files.read("a.kpxe").unwrap();
+        let first = whole(files.read("a.kpxe").unwrap());
         assert_eq!(*first, b"abc");
-        assert!(Arc::ptr_eq(&first, &files.hot("/a.kpxe").unwrap()));
-        assert!(Arc::ptr_eq(&first, &files.read("/a.kpxe").unwrap()));
-        for name in ["", "/", "..", "../secret", "//a.kpxe", "sub/x", "a\\b", ".hidden", "a\0", "é"]
-        {
+        assert!(Arc::ptr_eq(&first, &whole(files.hot("/a.kpxe").unwrap())));
+        for name in ["/a.kpxe", "//a.kpxe"] {
+            assert!(Arc::ptr_eq(&first, &whole(files.read(name).unwrap())));
+        }
+        for name in ["", "/", "..", "../secret", "sub/x", "a\\b", ".hidden", "a\0", "é"] {
             assert!(matches!(files.read(name), Err(Refused::Name)), "{name:?}");
         }
         assert!(matches!(files.read("none"), Err(Refused::Missing)));
         assert!(matches!(files.read("link"), Err(Refused::Kind)));
         assert!(matches!(files.read("sub"), Err(Refused::Kind)));
         std::fs::write(folder.join("a.kpxe"), "newer").unwrap();
-        assert_eq!(*files.read("a.kpxe").unwrap(), b"newer");
+        assert_eq!(*whole(files.read("a.kpxe").unwrap()), b"newer");
         // Nobody holds it any more.
         drop(first);
         assert!(files.hot("a.kpxe").is_none());
@@ -221,7 +349,7 @@ mod tests {
             ("a", "the root's"),
             ("/b", "b of the package"),
         ] {
-            assert_eq!(&*files.read(name).unwrap(), content.as_bytes(), "{name}");
+            assert_eq!(*whole(files.read(name).unwrap()), content.as_bytes(), "{name}");
         }
         for name in
             ["", "/", "../secret", "pxelinux.cfg/../../secret", "pxelinux.cfg//a", ".x", "a/.x"]
@@ -231,5 +359,79 @@ mod tests {
         assert!(matches!(files.read("link"), Err(Refused::Missing)));
         assert!(matches!(files.read("pxelinux.cfg/none"), Err(Refused::Missing)));
         assert!(files.read("pxelinux.cfg").is_err());
+    }
+
+    #[test]
+    fn a_tree_is_read_under_its_prefix_and_the_folder_stays_flat() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, tree) = (dir.path().join("firmware"), dir.path().join("os"));
+        for folder in [folder.join("os"), folder.join("sub"), tree.join("1/platform")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        for (name, content) in [
+            ("secret", "s"),
+            ("firmware/loader", "the loader"),
+            ("firmware/os/loader", "s"),
+            ("firmware/sub/loader", "s"),
+            ("os/1/platform/unix", "the kernel"),
+            ("os/kernel", "another kernel"),
+        ] {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, tree.join(name)).unwrap();
+        link("1", "newest");
+        link("../secret", "outside");
+        link("..", "up");
+        link("/etc", "etc");
+        let files = Files::with_tree(folder, "os", &tree);
+        for (name, content) in [
+            ("loader", "the loader"),
+            ("/os/1/platform/unix", "the kernel"),
+            ("os/newest/platform/unix", "the kernel"),
+            ("//os/kernel", "another kernel"),
+        ] {
+            assert_eq!(*whole(files.read(name).unwrap()), content.as_bytes(), "{name}");
+        }
+        for name in
+            ["os/", "os/../secret", "os//kernel", "os/./kernel", "osx/kernel", "sub/loader", "1/x"]
+        {
+            assert!(matches!(files.read(name), Err(Refused::Name)), "{name:?}");
+        }
+        for name in ["kernel", "os/loader", "os/outside", "os/up/secret", "os/etc/passwd", "os/1"] {
+            assert!(matches!(files.read(name), Err(Refused::Missing)), "{name:?}");
+        }
+        assert!(matches!(files.read("os"), Err(Refused::Kind)));
+    }
+
+    #[test]
+    fn what_is_large_and_what_more_than_memory_may_hold_is_not_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, size| {
+            File::create(dir.path().join(name)).unwrap().set_len(size).unwrap();
+        };
+        make("archive", LARGE);
+        make("endless", SIZE_LIMIT + 1);
+        make("most", SIZE_LIMIT);
+        for n in 0..4 {
+            make(&format!("{n}"), 100);
+        }
+        let files = Files::new(dir.path().to_owned());
+        let Stored::Large(archive) = files.read("archive").unwrap() else { panic!("in memory") };
+        let Some(Stored::Large(hot)) = files.hot("archive") else { panic!("it is not shared") };
+        assert!(Arc::ptr_eq(&archive, &hot));
+        assert!(matches!(files.read("most"), Ok(Stored::Large(_))));
+        assert!(matches!(files.read("endless"), Err(Refused::Kind)));
+
+        let files = Files { together: 250, ..files };
+        let all: Vec<_> = (0..4).map(|n| files.read(&format!("{n}")).unwrap()).collect();
+        let in_memory: Vec<_> = all.iter().map(|one| matches!(one, Stored::Whole(_))).collect();
+        assert_eq!(in_memory, [true, true, false, false]);
+        assert!(matches!(files.read("1"), Ok(Stored::Whole(_))));
+        drop(all);
+        // What nobody sends any more takes no room, and is not remembered.
+        let again = files.read("3").unwrap();
+        assert!(matches!(again, Stored::Whole(_)));
+        let held = files.shared.held();
+        assert_eq!((held.known.len(), held.coming), (2, 0));
     }
 }

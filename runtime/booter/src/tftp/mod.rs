@@ -2,6 +2,7 @@
 
 mod channel;
 mod files;
+mod large;
 mod options;
 mod pace;
 mod packet;
@@ -22,7 +23,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use files::{Files, Refused};
+pub use files::{Files, Refused, Stored};
+pub use large::Large;
 pub use packet::{Code, Malformed, Packet, ReadRequest};
 pub use serve::{NothingRendered, VirtualFiles};
 pub use settings::{Ports, Settings};

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,11 +12,12 @@ use tokio::sync::Semaphore;
 
 use super::Context;
 use super::channel::Channel;
-use super::files::Refused;
+use super::files::{Refused, Stored};
+use super::large::{Broken, Reader};
 use super::options::Terms;
 use super::packet::{self, Code, ReadRequest};
 use super::table::Ticket;
-use super::transfer::{Ending, Report, Transfer};
+use super::transfer::{Ending, Report, Source, Transfer};
 use crate::clock::unix_now;
 use crate::limit::LogLimit;
 use crate::metrics::Metrics;
@@ -67,17 +67,17 @@ pub(super) enum Asked {
 
 /// What is sent.
 enum Content {
-    File(Arc<Vec<u8>>),
+    File(Stored),
     Rendered(Bytes),
 }
 
-impl Deref for Content {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
+impl Content {
+    /// For one transfer.
+    fn source(&self) -> Source<'_> {
         match self {
-            Self::File(content) => content,
-            Self::Rendered(content) => content,
+            Self::File(Stored::Whole(content)) => Source::Memory(content),
+            Self::File(Stored::Large(large)) => Source::File(Reader::new(Arc::clone(large))),
+            Self::Rendered(content) => Source::Memory(content),
         }
     }
 }
@@ -158,7 +158,7 @@ impl Shared {
             }
         };
         let settings = &self.context.settings;
-        let report = Transfer::new(channel, &content, &terms, ticket, settings).run().await;
+        let report = Transfer::new(channel, content.source(), &terms, ticket, settings).run().await;
         self.log(client, name, &terms, &report, start);
     }
 
@@ -175,11 +175,11 @@ impl Shared {
             let (code, text) = match refused {
                 Refused::Missing => (Code::NotFound, "file not found"),
                 Refused::Name | Refused::Kind => (Code::Access, "access denied"),
-                Refused::Io(_) => (Code::Undefined, "the file cannot be read"),
+                Refused::Changing | Refused::Io(_) => (Code::Undefined, "the file cannot be read"),
             };
             No { code, text, why: refused.to_string() }
         })?;
-        let terms = Terms::agree(request, content.len() as u64);
+        let terms = Terms::agree(request, content.source().size() as u64);
         Ok((content, terms))
     }
 
@@ -248,6 +248,8 @@ impl Shared {
             ),
             Ending::Silent => ("silent", Some("the client no longer answers".to_owned())),
             Ending::Gone => ("gone", Some("the client has closed its port".to_owned())),
+            Ending::Broken(broken @ Broken::Changed) => ("changed", Some(broken.to_string())),
+            Ending::Broken(broken @ Broken::Io(_)) => ("unreadable", Some(broken.to_string())),
         };
         Metrics::count(&self.context.metrics.tftp_transfers, word);
         if !report.confirmed && !self.tell(client, word) {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::channel::{Channel, Told};
+use super::large::{Broken, Reader};
 use super::options::Terms;
-use super::packet;
+use super::packet::{self, Code};
 use super::rto::Rto;
 use super::settings::Settings;
 use super::table::Ticket;
@@ -19,7 +20,7 @@ use crate::live::Live;
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(25), Duration::from_secs(600));
 
 /// How a transfer ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Ending {
     /// The client has all.
     Complete,
@@ -37,6 +38,27 @@ pub enum Ending {
     Silent,
     /// The client's port is closed: it has restarted.
     Gone,
+    /// The file could not be read to its end; the client was told.
+    Broken(Broken),
+}
+
+/// What a transfer sends.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// All of it is in memory.
+    Memory(&'a [u8]),
+    /// It is read piece by piece.
+    File(Reader),
+}
+
+impl Source<'_> {
+    /// Bytes of all.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Memory(all) => all.len(),
+            Self::File(reader) => reader.size(),
+        }
+    }
 }
 
 /// What a transfer has done.
@@ -55,7 +77,8 @@ pub struct Report {
 /// A transfer that runs.
 pub struct Transfer<'a> {
     channel: Channel,
-    content: &'a [u8],
+    source: Source<'a>,
+    size: usize,
     terms: &'a Terms,
     ticket: &'a Ticket,
     settings: &'a Live<Settings>,
@@ -77,10 +100,10 @@ enum Answer {
 }
 
 impl<'a> Transfer<'a> {
-    /// A transfer of `content` to the client at the other end of `channel`.
+    /// A transfer of `source` to the client at the other end of `channel`.
     pub fn new(
         channel: Channel,
-        content: &'a [u8],
+        source: Source<'a>,
         terms: &'a Terms,
         ticket: &'a Ticket,
         settings: &'a Live<Settings>,
@@ -89,48 +112,58 @@ impl<'a> Transfer<'a> {
         let patience = terms.timeout.map_or(least, |wait| (wait * 6).clamp(least, most));
         let timer = Box::pin(sleep_until(Instant::now() + patience));
         let rto = Rto::new(terms.timeout);
-        let (confirmed, resent) = (false, 0);
-        Self { channel, content, terms, ticket, settings, rto, patience, timer, confirmed, resent }
+        let (size, confirmed, resent) = (source.size(), false, 0);
+        Self {
+            channel,
+            source,
+            size,
+            terms,
+            ticket,
+            settings,
+            rto,
+            patience,
+            timer,
+            confirmed,
+            resent,
+        }
     }
 
     /// Sends everything.
     pub async fn run(mut self) -> Report {
         let mut done = 0;
-        let ending = match self.send_all(&mut done).await {
-            Ok(ending) => ending,
-            Err(error) => {
-                tracing::debug!("TFTP socket: {error}");
-                Ending::Gone
+        let ending = self.send_all(&mut done).await.err().unwrap_or(Ending::Complete);
+        if let Ending::Broken(broken) = &ending {
+            let text = match broken {
+                Broken::Changed => "the file has changed",
+                Broken::Io(_) => "the file cannot be read",
+            };
+            if let Err(error) = self.channel.send(&packet::error(Code::Undefined, text)).await {
+                tracing::debug!("sending a TFTP error: {error}");
             }
-        };
-        let bytes = done.saturating_mul(self.terms.block).min(self.content.len());
+        }
+        let bytes = done.saturating_mul(self.terms.block).min(self.size);
         Report { ending, confirmed: self.confirmed, bytes, resent: self.resent }
     }
 
-    async fn send_all(&mut self, done: &mut usize) -> io::Result<Ending> {
-        if !self.terms.accepted.is_empty()
-            && let Some(ending) = self.agree().await?
-        {
-            return Ok(ending);
+    async fn send_all(&mut self, done: &mut usize) -> Result<(), Ending> {
+        if !self.terms.accepted.is_empty() {
+            self.agree().await?;
         }
         // The last block is shorter than the others, and empty when the size is a multiple.
-        let blocks = self.content.len() / self.terms.block + 1;
+        let blocks = self.size / self.terms.block + 1;
         while *done < blocks {
             let last = blocks.min(*done + self.terms.window);
-            match self.window(*done, last).await? {
-                Ok(acknowledged) => *done += acknowledged,
-                Err(ending) => return Ok(ending),
-            }
+            *done += self.window(*done, last).await?;
         }
-        Ok(Ending::Complete)
+        Ok(())
     }
 
     /// Sends the options and waits until they are acknowledged.
-    async fn agree(&mut self) -> io::Result<Option<Ending>> {
+    async fn agree(&mut self) -> Result<(), Ending> {
         // Until it has answered, a client gets one packet per request: its address may be forged.
         // A real one asks again.
         let options = packet::oack(&self.terms.accepted);
-        self.channel.send(&options).await?;
+        self.channel.send(&options).await.map_err(gone)?;
         let mut sent = Instant::now();
         loop {
             match self.answer(sent + self.patience()).await? {
@@ -140,29 +173,29 @@ impl<'a> Transfer<'a> {
                     }
                     self.confirm();
                     self.channel.quiet();
-                    return Ok(None);
+                    return Ok(());
                 }
                 Answer::Ack(_) => {}
                 Answer::Again => {
                     self.resent += 1;
-                    self.channel.send(&options).await?;
+                    self.channel.send(&options).await.map_err(gone)?;
                     sent = Instant::now();
                 }
-                Answer::Late => return Ok(Some(Ending::Silent)),
+                Answer::Late => return Err(Ending::Silent),
                 Answer::Over(Ending::Aborted { .. }) => {
                     // It is there, and does not want this transfer: the one before may be the one it
                     // wants (RFC 1350 §4: a late copy of its request began this one).
                     self.confirmed = true;
-                    return Ok(Some(Ending::Probe));
+                    return Err(Ending::Probe);
                 }
-                Answer::Over(ending) => return Ok(Some(ending)),
+                Answer::Over(ending) => return Err(ending),
             }
         }
     }
 
     /// Sends the blocks after `done` up to `last` until at least one of them is acknowledged; says
     /// how many are.
-    async fn window(&mut self, done: usize, last: usize) -> io::Result<Result<usize, Ending>> {
+    async fn window(&mut self, done: usize, last: usize) -> Result<usize, Ending> {
         let mut sent = self.send_blocks(done, last).await?;
         let mut give_up = sent + self.patience();
         // Whether nothing was sent twice, and whether there is a hint that the first block was lost.
@@ -186,7 +219,7 @@ impl<'a> Transfer<'a> {
                         if ahead == last - done {
                             self.channel.quiet();
                         }
-                        return Ok(Ok(ahead));
+                        return Ok(ahead);
                     }
                     // An acknowledgement of the block before the window may tell that the window's
                     // first block was lost, or be a repetition, or meant for what followed a loss
@@ -197,11 +230,11 @@ impl<'a> Transfer<'a> {
                     continue;
                 }
                 Answer::Again => {}
-                Answer::Late if Instant::now() >= give_up => return Ok(Err(Ending::Silent)),
+                Answer::Late if Instant::now() >= give_up => return Err(Ending::Silent),
                 // Not the client's fault: the next wait need not be longer.
                 Answer::Late if hint => {}
                 Answer::Late => self.rto.in_vain(),
-                Answer::Over(ending) => return Ok(Err(ending)),
+                Answer::Over(ending) => return Err(ending),
             }
             (once, hint) = (false, false);
             self.resent += 1;
@@ -227,7 +260,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Sends blocks as fast as the client's address may be served; tells when.
-    async fn send_blocks(&mut self, done: usize, last: usize) -> io::Result<Instant> {
+    async fn send_blocks(&mut self, done: usize, last: usize) -> Result<Instant, Ending> {
         let size = self.terms.block;
         let rate = self.settings.get().bytes_per_second_per_client;
         // What is sent to an address that has not answered yet, and may be forged, is not its debt.
@@ -238,11 +271,18 @@ impl<'a> Transfer<'a> {
                 tokio::time::sleep_until(start).await;
             }
         }
-        self.channel.blocks(self.content, size, done..last).await?;
+        let (from, to) = (done * size, last * size);
+        let content = match &mut self.source {
+            Source::Memory(all) => all.get(from..).unwrap_or_default(),
+            Source::File(reader) => {
+                reader.part(from, to, self.confirmed).await.map_err(Ending::Broken)?
+            }
+        };
+        self.channel.blocks(content, size, done..last).await.map_err(gone)?;
         Ok(Instant::now())
     }
 
-    async fn answer(&mut self, until: Instant) -> io::Result<Answer> {
+    async fn answer(&mut self, until: Instant) -> Result<Answer, Ending> {
         loop {
             if self.timer.deadline() > until {
                 self.timer.as_mut().reset(until);
@@ -268,10 +308,15 @@ impl<'a> Transfer<'a> {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     Ok(Answer::Over(Ending::Gone))
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(gone(error)),
             };
         }
     }
+}
+
+fn gone(error: io::Error) -> Ending {
+    tracing::debug!("TFTP socket: {error}");
+    Ending::Gone
 }
 
 /// The number of a block on the wire.

@@ -1,6 +1,8 @@
 //! The booter in a network namespace, and machines in a second one, which holds all their addresses.
 #![allow(dead_code)]
 
+pub mod standin;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
