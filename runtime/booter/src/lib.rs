@@ -37,3 +37,4 @@ pub mod tftp;
 pub use booter::{Booter, Sockets};
 pub use dhcp::{BIOS_PROGRAM, EFI_PROGRAM};
 pub use error::Error;
+mod threads;

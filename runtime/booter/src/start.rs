@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let user = user.as_deref().map(User::find).transpose()?.flatten();
     let gate = Gate::default();
     let waiting = gate.waiting();
-    // Two workers: one node's download must not hold up another's DHCP.
+    // Two workers: one node's parameters must not hold up another's.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

@@ -112,6 +112,10 @@ struct Tftp {
     /// Window in blocks
     #[arg(long, value_name = "BLOCKS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     windowsize: u16,
+    /// Look for packets without pause, as firmware does, which uses no interrupts; for one client, which
+    /// then takes a processor
+    #[arg(long)]
+    poll: bool,
     /// For how long, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
@@ -201,6 +205,7 @@ async fn tftp_load(tftp: Tftp) -> anyhow::Result<ExitCode> {
         probe: false,
         wait: Duration::from_secs(1),
         tries: 10,
+        poll: tftp.poll,
     };
     let load = Load {
         server,

@@ -1,10 +1,15 @@
 //! A TFTP client that reads (RFC 1350, 2347–2349, 7440) and puts up with losses.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::Pin;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::Error;
 
@@ -14,6 +19,9 @@ const ERROR: u16 = 5;
 const OACK: u16 = 6;
 /// Block size without the option (RFC 1350 §2).
 const PLAIN: usize = 512;
+
+/// How often a client that polls looks for a packet before others have their turn.
+const LOOKS: u32 = 64;
 
 /// How a file is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +36,22 @@ pub struct Options {
     pub wait: Duration,
     /// How often to wait for the same block before giving up.
     pub tries: u32,
+    /// Whether to look for packets without pause, as firmware does, which uses no interrupts. Takes a
+    /// processor of its own.
+    pub poll: bool,
 }
 
 impl Default for Options {
     /// As EDK II: 6 waits of 4 seconds.
     fn default() -> Self {
-        Self { block: 1468, window: 1, probe: true, wait: Duration::from_secs(4), tries: 6 }
+        Self {
+            block: 1468,
+            window: 1,
+            probe: true,
+            wait: Duration::from_secs(4),
+            tries: 6,
+            poll: false,
+        }
     }
 }
 
@@ -106,12 +124,14 @@ struct Transfer<'a> {
     socket: UdpSocket,
     options: &'a Options,
     server: SocketAddrV4,
-    /// The server's port of this transfer, once it is known.
+    /// The server's port of this transfer, once it is known; the socket is connected to it then.
     peer: Option<SocketAddr>,
     /// The packet that is sent again when nothing comes.
     last: Vec<u8>,
     /// Until when to wait, and how often that was so for this packet.
     until: Instant,
+    /// Set anew seldom: packets come thousands of times before a wait is over.
+    timer: Pin<Box<Sleep>>,
     waits: u32,
     resent: u32,
     buffer: Vec<u8>,
@@ -131,6 +151,7 @@ impl<'a> Transfer<'a> {
             peer: None,
             last: Vec::new(),
             until: Instant::now(),
+            timer: Box::pin(sleep_until(Instant::now() + options.wait)),
             waits: 0,
             resent: 0,
             buffer: vec![0; usize::from(options.block).max(PLAIN) + 4],
@@ -145,24 +166,29 @@ impl<'a> Transfer<'a> {
 
     async fn put(&mut self) -> Result<(), Error> {
         self.until = Instant::now() + self.options.wait;
-        let to = self.peer.unwrap_or(self.server.into());
-        let sent = self.socket.send_to(&self.last, to).await;
+        let sent = match self.peer {
+            Some(_) => self.socket.send(&self.last).await,
+            None => self.socket.send_to(&self.last, self.server).await,
+        };
         sent.map(drop).map_err(Error::io("sending a TFTP packet"))
     }
 
     /// The next packet of this transfer; its length.
     async fn receive(&mut self) -> Result<usize, Error> {
         loop {
-            match timeout_at(self.until, self.socket.recv_from(&mut self.buffer)).await {
-                Ok(Ok((length, from))) => {
-                    if from.ip() != *self.server.ip() || self.peer.is_some_and(|p| p != from) {
-                        continue;
+            match self.packet().await {
+                Ok(Some((length, from))) => {
+                    if self.peer.is_none() {
+                        if from.ip() != *self.server.ip() {
+                            continue;
+                        }
+                        self.peer = Some(from);
+                        let connected = self.socket.connect(from).await;
+                        connected.map_err(Error::io("connecting a socket for TFTP"))?;
                     }
-                    self.peer = Some(from);
                     return Ok(length);
                 }
-                Ok(Err(source)) => return Err(Error::Io { doing: "receiving TFTP", source }),
-                Err(_) => {
+                Ok(None) => {
                     self.waits += 1;
                     if self.waits >= self.options.tries {
                         let seconds = self.options.wait.as_secs() * u64::from(self.waits);
@@ -171,8 +197,45 @@ impl<'a> Transfer<'a> {
                     self.resent += 1;
                     self.put().await?;
                 }
+                Err(source) => return Err(Error::Io { doing: "receiving TFTP", source }),
             }
         }
+    }
+
+    /// What comes within the time to wait.
+    async fn packet(&mut self) -> io::Result<Option<(usize, SocketAddr)>> {
+        if let Some(from) = self.peer.filter(|_| self.options.poll) {
+            while Instant::now() < self.until {
+                for _ in 0..LOOKS {
+                    match recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                        Err(Errno::AGAIN) => {}
+                        Err(error) => return Err(error.into()),
+                        Ok((length, _)) => return Ok(Some((length, from))),
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        loop {
+            tokio::select! {
+                biased;
+                got = self.socket.recv_from(&mut self.buffer) => return got.map(Some),
+                () = self.timer.as_mut() => {
+                    if Instant::now() >= self.until {
+                        return Ok(None);
+                    }
+                    self.timer.as_mut().reset(self.until);
+                }
+            }
+        }
+    }
+
+    /// To be called when all that was sent has come and before more is asked for: what is in the
+    /// socket now can only be a repetition, so the kernel need not be asked in vain before the next wait.
+    fn quiet(&self) {
+        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        // It always says that it would block.
+        self.socket.try_io(Interest::READABLE, nothing).ok();
     }
 
     async fn run(mut self, name: &str) -> Result<Got, Error> {
@@ -217,6 +280,7 @@ impl<'a> Transfer<'a> {
                     if end || done - acked >= window {
                         acked = done;
                         self.last = acknowledgement(wire(done));
+                        self.quiet();
                         self.send().await?;
                     }
                     if end {
@@ -346,7 +410,8 @@ mod tests {
         for window in [1, 4] {
             let server = lossy_server(20, window).await;
             let wait = Duration::from_millis(20);
-            let options = Options { block: 512, window, probe: false, wait, tries: 20 };
+            let options =
+                Options { block: 512, window, probe: false, wait, tries: 20, poll: false };
             let got = get(Ipv4Addr::LOCALHOST, server, "x", &options).await.unwrap();
             assert_eq!(got.bytes, 20 * 512 + 5);
             assert!(got.resent > 0);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use headnode_model::api::REQUEST_ID_HEADER;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -35,11 +36,11 @@ pub(super) async fn run(
     stream: Stream,
     peer: SocketAddr,
     place: &Place,
-    site: &Site,
+    (site, main): (&Site, &Handle),
     stop: &CancellationToken,
 ) {
     let ids = Uuid::new_v4();
-    let mut connection = Connection { stream, peer, place, site, stop, ids, served: 0 };
+    let mut connection = Connection { stream, peer, place, site, main, stop, ids, served: 0 };
     let done = async {
         if let Err(error) = connection.serve().await {
             tracing::debug!(%peer, "HTTP connection: {error}");
@@ -57,6 +58,8 @@ struct Connection<'a> {
     peer: SocketAddr,
     place: &'a Place,
     site: &'a Site,
+    /// Where the router runs.
+    main: &'a Handle,
     stop: &'a CancellationToken,
     /// Ids of requests are counted from here: asking the kernel for each is slow.
     ids: Uuid,
@@ -221,7 +224,7 @@ impl Connection<'_> {
                 .await?;
             return Ok(Next::Linger);
         };
-        let response = dynamic::call(self.site, request, &report.id).await;
+        let response = dynamic::call(self.site, self.main, request, &report.id).await?;
         let mut out = self.out(limits);
         let keep = dynamic::send(&mut out, head, response, keep, report).await?;
         Ok(if keep { Next::Request(here.len()) } else { Next::Close })

@@ -10,6 +10,8 @@ use axum::response::Response;
 use headnode_client::with_request_id;
 use headnode_model::api::REQUEST_ID_HEADER;
 use http_body_util::BodyExt;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use tower_service::Service;
 
 use super::answer::{Answer, Style};
@@ -38,11 +40,21 @@ pub(super) fn request(head: &Head<'_, '_>, body: Bytes, peer: Peer) -> Option<Re
     Some(request)
 }
 
-/// Calls the router.
-pub(super) async fn call(site: &Site, request: Request<Body>, id: &str) -> Response {
+/// Calls the router, where the connections are that it may ask others by. It is told to stop when nobody
+/// waits for it any more.
+///
+/// # Errors
+/// When it has panicked, or everything ends.
+pub(super) async fn call(
+    site: &Site,
+    main: &Handle,
+    request: Request<Body>,
+    id: &str,
+) -> io::Result<Response> {
     let mut router = site.dynamic.clone();
-    let answer = with_request_id(id.to_owned(), router.call(request)).await;
-    answer.unwrap_or_else(|never| match never {})
+    let answer = main.spawn(with_request_id(id.to_owned(), router.call(request)));
+    let answer = AbortOnDropHandle::new(answer).await.map_err(io::Error::other)?;
+    Ok(answer.unwrap_or_else(|never| match never {}))
 }
 
 /// Sends what the router has answered. Whether the connection can stay.

@@ -2,7 +2,8 @@
 //!
 //! HTTP/1.1 and 1.0, each connection a task: [`head`] reads a request, [`path`] and [`files`] find
 //! its file, [`range`] what of it is wanted, and it goes out by `sendfile` ([`stream`]) once it is
-//! in memory ([`cold`]). [`places`] keeps the hostile and the slow from taking all connections,
+//! in memory ([`cold`]). Connections have threads of their own ([`Threads`]); what the router answers
+//! is made by the main ones. [`places`] keeps the hostile and the slow from taking all connections,
 //! [`rate`] keeps a client from more than its firmware can bear.
 
 mod answer;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +44,7 @@ pub use tls::{Certificate, Error as TlsError};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
+use crate::threads::{Threads, processors};
 use places::{Full, Place, Places};
 use stream::Stream;
 
@@ -51,6 +54,11 @@ const SWEEP: Duration = Duration::from_millis(500);
 const CERTIFICATE: u32 = 10;
 /// How long no connection is accepted after that has failed: others must end first.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Most threads for connections: these fill any NIC of a headnode, also with TLS.
+const THREADS: usize = 8;
+/// Threads that wait for the disk, per thread.
+const READERS: usize = 8;
 
 /// What is served and how.
 pub struct Site {
@@ -71,7 +79,7 @@ pub struct Site {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// Serves on `listener`, and with TLS on the other one, until `stop`; then lets running answers end.
+/// Must be called in a tokio runtime, where [`Site::dynamic`] runs. Serves on `listener`, and with TLS on the other one, until `stop`; then lets running answers end.
 /// A listener that does not accept is tried again.
 pub async fn serve(
     listener: TcpListener,
@@ -81,10 +89,19 @@ pub async fn serve(
 ) {
     more_files();
     let (places, tasks) = (Arc::new(Places::new()), TaskTracker::new());
+    let threads = match Threads::start("http", processors().min(THREADS), READERS) {
+        Ok(threads) => Some(Arc::new(threads)),
+        Err(error) => {
+            tracing::warn!("starting threads for HTTP: {error}; others do their work, more slowly");
+            None
+        }
+    };
     let server = |certificate| Server {
         site: Arc::clone(&site),
         places: Arc::clone(&places),
         tasks: tasks.clone(),
+        threads: threads.clone(),
+        main: Handle::current(),
         stop: stop.clone(),
         certificate,
     };
@@ -159,6 +176,10 @@ struct Server {
     site: Arc<Site>,
     places: Arc<Places>,
     tasks: TaskTracker,
+    /// For connections; else they are the main runtime's too.
+    threads: Option<Arc<Threads>>,
+    /// The main runtime.
+    main: Handle,
     stop: CancellationToken,
     certificate: Option<Certificate>,
 }
@@ -212,11 +233,22 @@ impl Server {
 
     fn start(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
         stream::prepare(&stream);
+        let main = self.main.clone();
+        let thread = self.threads.as_ref().map_or(&main, |threads| threads.any());
+        // Its events go to the thread that uses it.
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%peer, "moving an HTTP connection: {error}"),
+        };
         let acceptor = self.certificate.as_ref().map(Certificate::acceptor);
         let (site, stop) = (Arc::clone(&self.site), self.stop.clone());
-        let active = Active::new(&site.metrics);
-        self.tasks.spawn(async move {
+        let (active, router) = (Active::new(&site.metrics), main.clone());
+        let connection = async move {
             let _active = active;
+            let stream = match TcpStream::from_std(stream) {
+                Ok(stream) => stream,
+                Err(error) => return tracing::warn!(%peer, "moving an HTTP connection: {error}"),
+            };
             let stream = match acceptor {
                 None => Stream::Plain(stream),
                 Some(acceptor) => {
@@ -236,7 +268,8 @@ impl Server {
                     }
                 }
             };
-            connection::run(stream, peer, &place, &site, &stop).await;
-        });
+            connection::run(stream, peer, &place, (&site, &router), &stop).await;
+        };
+        self.tasks.spawn_on(connection, thread);
     }
 }

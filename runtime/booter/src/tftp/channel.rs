@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, recv, sendmsg};
@@ -149,6 +150,23 @@ impl Channel {
                 return Ok(told);
             }
         }
+    }
+
+    /// Looks for what the client says, without pause for at most so long.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn look_out(&self, most: Duration) -> io::Result<Option<Told>> {
+        let begun = Instant::now();
+        while self.shared.is_none() {
+            if let Some(told) = self.left_over()? {
+                return Ok(Some(told));
+            }
+            if begun.elapsed() >= most {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// What has come and was not looked at because of [`Channel::quiet`].

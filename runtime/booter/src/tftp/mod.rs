@@ -10,7 +10,6 @@ mod rto;
 mod serve;
 mod settings;
 mod table;
-mod threads;
 mod transfer;
 
 use std::io;
@@ -34,10 +33,15 @@ use crate::limit::LogLimit;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
+use crate::threads::{Threads, processors};
 use channel::Told;
 use serve::{Asked, Shared, TOGETHER};
 use table::{Admitted, Table};
-use threads::Threads;
+
+/// Most threads, each with half a processor's worth: these fill any NIC of a headnode.
+const THREADS: usize = 4;
+/// Threads that read files, per thread: what is hot is not read at all.
+const READERS: usize = 4;
 
 /// What a server works with.
 pub struct Context {
@@ -68,7 +72,7 @@ impl Server {
     /// When the socket has no address, or there are no threads to be had.
     pub fn new(socket: UdpSocket, context: Context) -> io::Result<Self> {
         let local = socket.local_addr()?.ip();
-        let threads = Threads::start()?;
+        let threads = Threads::start("tftp", (processors() / 2).min(THREADS), READERS)?;
         let socket = {
             let _inside = threads.first().enter();
             Arc::new(UdpSocket::from_std(socket.into_std()?)?)

@@ -10,6 +10,8 @@ const FIRST: Duration = Duration::from_millis(500);
 const LEAST: Duration = Duration::from_millis(100);
 /// What timers are exact to.
 const TICK: Duration = Duration::from_millis(2);
+/// Mean round trip of those who are looked out for: firmware that polls, on a fast network with nobody else.
+const IMMINENT: Duration = Duration::from_micros(50);
 /// Longest wait.
 const MOST: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,13 @@ impl Rto {
         });
     }
 
+    /// How long it is worth to look for an answer without pause before waiting for it: not at all unless
+    /// answers come sooner than a processor falls asleep and wakes up.
+    pub fn imminent(&self) -> Option<Duration> {
+        let (mean, _) = self.measured.filter(|(mean, _)| *mean <= IMMINENT)?;
+        Some(mean * 2)
+    }
+
     /// After which time an answer that has come so far always did. When there is a hint of a loss,
     /// no more than this need be waited.
     pub fn soon(&self) -> Duration {
@@ -94,6 +103,18 @@ mod tests {
             rto.measure(Duration::ZERO);
         }
         assert!((LEAST..ms(101)).contains(&rto.wait()), "{:?}", rto.wait());
+    }
+
+    #[test]
+    fn answers_are_looked_out_for_when_they_come_at_once() {
+        let mut rto = Rto::new(None);
+        assert_eq!(rto.imminent(), None);
+        rto.measure(Duration::from_micros(20));
+        assert_eq!(rto.imminent(), Some(Duration::from_micros(40)));
+        for _ in 0..20 {
+            rto.measure(Duration::from_micros(200));
+        }
+        assert_eq!(rto.imminent(), None);
     }
 
     #[test]

@@ -283,6 +283,13 @@ impl<'a> Transfer<'a> {
     }
 
     async fn answer(&mut self, until: Instant) -> Result<Answer, Ending> {
+        if let Some(soon) = self.rto.imminent()
+            && let Some(told) = self.channel.look_out(soon).map_err(gone)?
+        {
+            // What others have said meanwhile comes first.
+            tokio::task::yield_now().await;
+            return Ok(answer_of(told));
+        }
         loop {
             if self.timer.deadline() > until {
                 self.timer.as_mut().reset(until);
@@ -300,20 +307,22 @@ impl<'a> Transfer<'a> {
                 }
             };
             return match told {
-                Ok(Some(Told::Ack(block))) => Ok(Answer::Ack(block)),
-                Ok(Some(Told::Error { code, message })) => {
-                    Ok(Answer::Over(Ending::Aborted { code, message }))
-                }
+                Ok(Some(told)) => Ok(answer_of(told)),
                 Ok(None) => Ok(Answer::Late),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    Ok(Answer::Over(Ending::Gone))
-                }
                 Err(error) => Err(gone(error)),
             };
         }
     }
 }
 
+fn answer_of(told: Told) -> Answer {
+    match told {
+        Told::Ack(block) => Answer::Ack(block),
+        Told::Error { code, message } => Answer::Over(Ending::Aborted { code, message }),
+    }
+}
+
+/// Nobody listens there any more, or nothing can be sent.
 fn gone(error: io::Error) -> Ending {
     tracing::debug!("TFTP socket: {error}");
     Ending::Gone
