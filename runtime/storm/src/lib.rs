@@ -24,4 +24,4 @@ pub use dhcp::Way;
 pub use error::Error;
 pub use node::Stage;
 pub use report::{Failed, Report, StageReport};
-pub use storm::{Plan, run};
+pub use storm::{Plan, run, run_with};

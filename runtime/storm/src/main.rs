@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sdc_storm::cnapi::{self, Registered};
 use sdc_storm::load::{self, Load};
@@ -185,7 +186,14 @@ async fn storm(boot: Boot) -> anyhow::Result<ExitCode> {
         spread,
         ..Plan::new(boot.nodes, way)
     };
-    let report = sdc_storm::run(&plan).await.context("beginning the storm")?;
+    // Only on a terminal.
+    let style = "{elapsed_precise} [{wide_bar}] {pos} of {len} machines, {eta} left";
+    let bar = ProgressBar::new(boot.nodes.into())
+        .with_style(ProgressStyle::with_template(style).context("making a progress bar")?);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let report = sdc_storm::run_with(&plan, || bar.inc(1)).await;
+    bar.finish_and_clear();
+    let report = report.context("beginning the storm")?;
     if boot.json {
         println!("{}", serde_json::to_string(&report).context("writing JSON")?);
     } else {
@@ -215,7 +223,13 @@ async fn tftp_load(tftp: Tftp) -> anyhow::Result<ExitCode> {
         options,
         time: Duration::try_from_secs_f64(tftp.seconds).context("reading --seconds")?,
     };
-    let loaded = load::run(&load).await.context("loading")?;
+    let style = format!("{{spinner}} {{elapsed_precise}} of {} s", tftp.seconds);
+    let spinner = ProgressBar::new_spinner()
+        .with_style(ProgressStyle::with_template(&style).context("making a progress bar")?);
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let loaded = load::run(&load).await;
+    spinner.finish_and_clear();
+    let loaded = loaded.context("loading")?;
     if tftp.json {
         println!("{}", serde_json::to_string(&loaded).context("writing JSON")?);
     } else {

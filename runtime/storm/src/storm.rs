@@ -54,6 +54,14 @@ impl Plan {
 /// # Errors
 /// When the storm cannot begin. That machines fail is told in the report.
 pub async fn run(plan: &Plan) -> Result<Report, Error> {
+    run_with(plan, || ()).await
+}
+
+/// The same; `ended` is called for each machine when it has come through or has given up.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(plan: &Plan, mut ended: impl FnMut()) -> Result<Report, Error> {
     let hub = Arc::new(Hub::open(&plan.way)?);
     let listener = tokio::spawn({
         let hub = Arc::clone(&hub);
@@ -77,6 +85,7 @@ pub async fn run(plan: &Plan) -> Result<Report, Error> {
         let done = done.map_err(std::io::Error::other);
         let (outcome, took, at) = done.map_err(Error::io("simulating a machine"))?;
         report.add(outcome, took, at);
+        ended();
     }
     listener.abort();
     report.finish();
