@@ -170,7 +170,11 @@ impl<'a> Transfer<'a> {
             Some(_) => self.socket.send(&self.last).await,
             None => self.socket.send_to(&self.last, self.server).await,
         };
-        sent.map(drop).map_err(Error::io("sending a TFTP packet"))
+        match sent {
+            // Of an earlier packet.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            sent => sent.map(drop).map_err(Error::io("sending a TFTP packet")),
+        }
     }
 
     /// The next packet of this transfer; its length.
@@ -197,6 +201,8 @@ impl<'a> Transfer<'a> {
                     self.resent += 1;
                     self.put().await?;
                 }
+                // The server's port is closed. Firmware does not hear of it, and waits.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(source) => return Err(Error::Io { doing: "receiving TFTP", source }),
             }
         }

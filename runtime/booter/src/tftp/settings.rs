@@ -38,7 +38,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             ports: Ports::PerTransfer,
-            transfers: 4096,
+            // Machines that are switched on together ask together, and answer when all have been answered.
+            transfers: 16_384,
             // Behind NAT a rack is one address.
             transfers_per_client: 256,
             bytes_per_second_per_client: 0,
