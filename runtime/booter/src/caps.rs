@@ -13,11 +13,12 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid};
+use rustix::path::Arg;
 pub use rustix::thread::CapabilitySet;
 use rustix::thread::{self, CapabilitySets};
 
@@ -92,21 +93,32 @@ impl User {
     /// # Errors
     /// The first file that cannot be handed over.
     pub fn take(&self, path: &Path) -> Result<(), Error> {
-        self.take_tree(path, DEEPEST).map_err(|source| Error::System {
+        self.take_tree(CWD, path, DEEPEST).map_err(|source| Error::System {
             what: format!("handing {} over to the user {}", path.display(), self.name),
             source,
         })
     }
 
-    fn take_tree(&self, path: &Path, depth: u32) -> io::Result<()> {
-        let about = fs::symlink_metadata(path)?;
-        let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
-        if (about.uid(), about.gid()) != (uid, gid) {
-            lchown(path, Some(uid), Some(gid))?;
+    /// By what is open, never by a path of several parts: whoever may write in the folder could put a
+    /// link in the place of one of them meanwhile.
+    fn take_tree(&self, within: BorrowedFd<'_>, name: impl Arg, depth: u32) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::openat(within, name, flags, Mode::empty())?;
+        let about = rustix::fs::fstat(&found)?;
+        if (about.st_uid, about.st_gid) != (self.uid.as_raw(), self.gid.as_raw()) {
+            let (uid, gid) = (Some(self.uid), Some(self.gid));
+            rustix::fs::chownat(&found, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }
-        if about.is_dir() && depth > 0 {
-            for entry in fs::read_dir(path)? {
-                self.take_tree(&entry?.path(), depth - 1)?;
+        if FileType::from_raw_mode(about.st_mode) != FileType::Directory || depth == 0 {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&found, ".", flags, Mode::empty())?;
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                self.take_tree(folder.as_fd(), name, depth - 1)?;
             }
         }
         Ok(())
@@ -308,6 +320,35 @@ mod tests {
         assert!(error.contains("useradd"), "{error}");
         let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
         assert_eq!(User::find(&me.name).unwrap(), None);
+    }
+
+    #[test]
+    fn a_tree_is_handed_over_and_no_link_is_followed() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        if !nix::unistd::geteuid().is_root() {
+            // Others can give nothing away; what is theirs already is passed over.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir_all(state.join("cache/deep")).unwrap();
+        fs::create_dir(dir.path().join("other")).unwrap();
+        for file in ["state/leases", "state/cache/deep/file", "other/file"] {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        symlink("../other", state.join("link")).unwrap();
+        symlink("../../other/file", state.join("cache/link")).unwrap();
+        let (uid, gid) = (Uid::from_raw(12345), Gid::from_raw(12346));
+        let user = User { name: "somebody".to_owned(), uid, gid, groups: Vec::new() };
+        user.take(&state).unwrap();
+        let owner = |path: &str| {
+            let about = fs::symlink_metadata(dir.path().join(path)).unwrap();
+            (about.uid(), about.gid())
+        };
+        for path in ["", "/leases", "/cache/deep/file", "/link", "/cache/link"] {
+            assert_eq!(owner(&format!("state{path}")), (12345, 12346), "{path}");
+        }
+        assert_eq!((owner("other"), owner("other/file")), ((0, 0), (0, 0)));
     }
 
     #[test]
