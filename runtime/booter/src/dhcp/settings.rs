@@ -98,7 +98,7 @@ impl Settings {
                 problems.push(Problem { key: key.clone(), message });
             }
             let good = |c: char| c.is_ascii_alphanumeric() || "._-+/".contains(c);
-            let parts_good = file.split('/').all(|part| !["", ".", ".."].contains(&part));
+            let parts_good = file.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
             if !parts_good || file.len() > arch::LONGEST_NAME || !file.chars().all(good) {
                 let message = format!("{file:?} is no file name below the folder of programs");
                 problems.push(Problem { key, message });

@@ -90,8 +90,8 @@ impl Leases {
         Self { server, pools, journal: String::new() }
     }
 
-    /// Other networks from now on. Leases that still fit are kept; the others are dropped, and
-    /// so are offers.
+    /// Other networks from now on. Leases that still fit are kept, and so is what is known of addresses
+    /// that somebody else uses; the other leases are dropped, and so are offers.
     pub fn reconfigure(&mut self, networks: Vec<Network>) {
         let mut fresh = Self::new(networks, self.server);
         for lease in self.iter() {
@@ -100,6 +100,9 @@ impl Leases {
                 tracing::warn!(%mac, "a lease does not fit the new networks: {refusal}");
                 lines::gone(&mut fresh.journal, mac, ip);
             }
+        }
+        for old in &self.pools {
+            fresh.pools.iter_mut().for_each(|pool| pool.take_conflicts(old));
         }
         let pending = std::mem::take(&mut self.journal);
         fresh.journal.insert_str(0, &pending);

@@ -232,13 +232,27 @@ impl Pool {
             self.conflicts.remove(&oldest);
             self.refresh(oldest);
         }
-        let until = now.saturating_add(CONFLICT_SECONDS);
+        self.rest(ip, now.saturating_add(CONFLICT_SECONDS));
+        lease
+    }
+
+    /// Nobody gets the address until then, Unix seconds.
+    fn rest(&mut self, ip: Ipv4Addr, until: i64) {
         if let Some(before) = self.conflicts.insert(ip, until) {
             self.conflict_ends.remove(&(before, ip));
         }
         self.conflict_ends.insert((until, ip));
         self.refresh(ip);
-        lease
+    }
+
+    /// Takes over what is known of addresses that somebody unknown uses.
+    pub fn take_conflicts(&mut self, other: &Self) {
+        for (ip, until) in &other.conflicts {
+            let leased = self.owners.contains_key(ip);
+            if self.network.subnet.contains(ip) && self.index(*ip).is_some() && !leased {
+                self.rest(*ip, *until);
+            }
+        }
     }
 
     /// Addresses that machines have, and addresses of the ranges that nobody has or was offered.

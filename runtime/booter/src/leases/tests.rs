@@ -84,6 +84,11 @@ fn a_declined_address_rests_and_only_its_holder_is_believed() {
     let b = leases.offer(0, mac(1), Some(a), 2).unwrap().0;
     assert_ne!(a, b);
     assert_eq!(leases.commit(0, lease(1, a, 2), Claim::Remembered), Err(Refusal::Conflict(a)));
+    // Also when the networks are read anew.
+    let networks = leases.pools.iter().map(|pool| (*pool.network).clone()).collect();
+    leases.reconfigure(networks);
+    assert_eq!(leases.commit(0, lease(1, a, 3), Claim::Remembered), Err(Refusal::Conflict(a)));
+    assert_eq!(leases.offer(0, mac(1), Some(a), 3).map(|(ip, _)| ip), Ok(b));
 }
 
 #[test]
