@@ -242,7 +242,11 @@ async fn napi_tells_the_server_and_its_nics_also_after_it_has_gone() {
     let of = |what: &str| format!("/{what}?belongs_to_uuid={SERVER}");
     world.fake.say("/nics/90b8d0010203", Say::Json(nic.clone()));
     world.fake.say(&of("nics"), Say::Json(json!([nic, other])));
-    world.fake.say(&of("aggregations"), Say::Json(json!([])));
+    // A NAPI that does not know the filter tells everybody's.
+    let together = |name: &str, mac: &str| json!({"name": name, "macs": [mac], "lacp_mode": "off"});
+    let (ours, others) =
+        (together("aggr0", "90:b8:d0:01:02:03"), together("aggr1", "90:b8:d0:01:02:09"));
+    world.fake.say(&of("aggregations"), Say::Json(json!([ours, others])));
     world.fake.say("/nic_tags", Say::Json(json!([{"name": "admin", "mtu": 1500}])));
     // It told no UUID by DHCP.
     let found = world.lookup.find(MAC, None).await;
@@ -250,6 +254,7 @@ async fn napi_tells_the_server_and_its_nics_also_after_it_has_gone() {
     let nics = found.nics.clone().unwrap();
     assert_eq!((nics.nics.len(), nics.nic_tags.len()), (1, 1));
     assert_eq!(nics.nics[0].other["vlan_id"], 0);
+    assert_eq!(nics.aggregations.iter().map(|all| &*all.name).collect::<Vec<_>>(), ["aggr0"]);
     world.lookup.keep(MAC, &found).await;
     // Broken, and later all is down: what it told is still known, also after a restart.
     world.fake.say(&of("nics"), Say::Text("<html>"));

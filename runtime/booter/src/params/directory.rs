@@ -56,7 +56,11 @@ impl Directory {
             napi.list_nic_tags()
         )?;
         // A NAPI that does not know the filter answers with everybody's.
-        let nics = nics.into_iter().filter(|nic| nic.belongs_to_uuid == Some(server)).collect();
+        let nics: Vec<_> =
+            nics.into_iter().filter(|nic| nic.belongs_to_uuid == Some(server)).collect();
+        let own = |mac: &MacAddr| nics.iter().any(|nic| nic.mac == *mac);
+        let aggregations =
+            aggregations.into_iter().filter(|all| all.macs.iter().all(own)).collect();
         Ok(Some(Nics { nics, aggregations, nic_tags }))
     }
 

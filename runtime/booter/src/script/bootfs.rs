@@ -20,8 +20,13 @@ use super::smartos::OWN_HASH;
 
 /// How long a machine's files are kept as they were.
 const KEPT: Duration = Duration::from_secs(600);
-/// Most machines whose files are kept; those of others are made anew when they are asked for.
-const MACHINES: usize = 4096;
+/// Bytes of all files that are kept; those of further machines are made anew when they are asked for. A
+/// storm of 10,000 machines fits, each with `networking.json` and its copy in an archive.
+const MEMORY: usize = 48 << 20;
+/// How often old ones are looked for when there is no room.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Bytes of memory beside the contents, for each file.
+const BESIDE: usize = 200;
 /// Largest module in bytes; CNAPI's own limit is 4 KiB (C§4.2).
 const LARGEST: usize = 64 << 10;
 /// The name of [`archive`].
@@ -113,28 +118,49 @@ type Kept = (Instant, Arc<Vec<BootFile>>);
 
 /// The files of machines that got a script lately.
 #[derive(Debug, Default)]
-pub(super) struct Store(Mutex<HashMap<MacAddr, Kept>>);
+pub(super) struct Store(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    files: HashMap<MacAddr, Kept>,
+    /// Of all of them.
+    bytes: usize,
+    /// When old ones were looked for.
+    swept: Option<Instant>,
+}
 
 impl Store {
-    fn all(&self) -> MutexGuard<'_, HashMap<MacAddr, Kept>> {
+    fn all(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn put(&self, mac: MacAddr, files: Arc<Vec<BootFile>>) {
         let mut all = self.all();
-        if all.len() >= MACHINES && !all.contains_key(&mac) {
-            all.retain(|_, (at, _)| at.elapsed() < KEPT);
+        if let Some((_, before)) = all.files.remove(&mac) {
+            all.bytes -= size(&before);
         }
-        if all.len() < MACHINES || all.contains_key(&mac) {
-            all.insert(mac, (Instant::now(), files));
+        let more = size(&files);
+        if all.bytes + more > MEMORY && all.swept.is_none_or(|at| at.elapsed() > PAUSE) {
+            all.swept = Some(Instant::now());
+            all.files.retain(|_, (at, _)| at.elapsed() < KEPT);
+            all.bytes = all.files.values().map(|(_, files)| size(files)).sum();
+        }
+        if all.bytes + more <= MEMORY {
+            all.bytes += more;
+            all.files.insert(mac, (Instant::now(), files));
         }
     }
 
     pub fn get(&self, mac: MacAddr) -> Option<Arc<Vec<BootFile>>> {
         let all = self.all();
-        let (at, files) = all.get(&mac)?;
+        let (at, files) = all.files.get(&mac)?;
         (at.elapsed() < KEPT).then(|| Arc::clone(files))
     }
+}
+
+fn size(files: &[BootFile]) -> usize {
+    let one = |file: &BootFile| BESIDE + file.name.len() + file.content.len();
+    BESIDE + files.iter().map(one).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -194,12 +220,20 @@ mod tests {
     #[test]
     fn the_files_of_so_many_machines_are_kept() {
         let store = Store::default();
-        for n in 0..10_000u32 {
+        let mac = |n: u32| {
             let [a, b, c, d] = n.to_be_bytes();
-            store.put(MacAddr([2, 0, a, b, c, d]), Arc::default());
+            MacAddr([2, 0, a, b, c, d])
+        };
+        let files = Arc::new(vec![BootFile::new("a", vec![0; 2000])]);
+        for n in 0..100_000 {
+            store.put(mac(n), Arc::clone(&files));
+            store.put(mac(n), Arc::clone(&files));
         }
-        assert_eq!(store.all().len(), MACHINES);
-        assert!(store.get(MacAddr([2, 0, 0, 0, 0, 1])).is_some());
+        let kept = store.all().files.len();
+        let bytes = store.all().bytes;
+        assert_eq!(kept, MEMORY / size(&files));
+        assert!(kept > 10_000 && bytes == kept * size(&files));
+        assert!(store.get(mac(1)).is_some() && store.get(mac(99_999)).is_none());
     }
 
     proptest! {

@@ -60,7 +60,12 @@ fn nic_tags(names: &[String], mac: &headnode_model::net::MacAddr, nics: &Nics) -
 
 /// What NAPI tells, with an address for the NIC that the machine boots by: NAPI need not know it yet.
 fn with_lease(mut nics: Nics, node: &Node) -> Nics {
-    let ours = of_lease(node).nics;
+    let primary = |nic: &Nic| nic.other.get("primary") == Some(&Value::Bool(true));
+    let mut ours = of_lease(node).nics;
+    // A machine has one.
+    if nics.nics.iter().any(primary) {
+        ours.iter_mut().for_each(|nic| _ = nic.other.remove("primary"));
+    }
     match nics.nics.iter_mut().find(|nic| nic.mac == node.mac()) {
         None => nics.nics.extend(ours),
         Some(nic) => match (nic.ip, ours.into_iter().next()) {

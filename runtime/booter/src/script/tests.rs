@@ -149,7 +149,7 @@ fn a_smartos_node_gets_all_of_the_contract() {
     golden("menu.lst", &scripts.grub(&node).unwrap().text);
     // And for a machine whose files are not kept, because those of so many others are.
     let crowd = world.scripts();
-    for n in 0..5000_u32 {
+    for n in 0..300_000_u32 {
         let [a, b, c, d] = n.to_be_bytes();
         crowd.files.put(MacAddr([2, 9, a, b, c, d]), Arc::default());
     }
