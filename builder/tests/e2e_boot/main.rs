@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 mod datacenter;
 mod nodes;
+mod package;
 mod traffic;
 
 use std::time::{Duration, Instant};
@@ -63,6 +64,7 @@ fn e2e_boot_by_any_firmware_over_any_network_and_without_the_control_plane() {
     for node in [BIOS, UEFI, HTTP, RACK, SLOW] {
         nodes::has_its_boot_files(&dc, node);
     }
+    package::is_a_service(&dc, UEFI);
     for node in [HTTP, RACK, SLOW] {
         dc.lab.machine(node).power_kill().unwrap();
     }

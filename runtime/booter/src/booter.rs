@@ -139,10 +139,11 @@ fn folders(settings: &Settings) -> http::Folders {
 /// What is handed out by TFTP. GRUB legacy's menu names kernels and archives below `/os` (C§4.3),
 /// and pxegrub knows no HTTP.
 fn programs(settings: &Settings) -> tftp::Files {
-    match settings.more_firmware() {
-        None => tftp::Files::with_tree(settings.firmware(), "os", &settings.root.join("os")),
-        Some(more) => tftp::Files::below(settings.firmware(), more),
-    }
+    let folders = http::Folders::default().with("", settings.firmware());
+    tftp::Files::of(match settings.more_firmware() {
+        None => folders.with("os", settings.root.join("os")),
+        Some(more) => folders.with("", more),
+    })
 }
 
 /// What TFTP clients get by name that is no file: scripts and menus.

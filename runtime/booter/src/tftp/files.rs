@@ -1,12 +1,11 @@
-//! The files that are handed out: those in one flat folder and in whole trees, and nothing else.
+//! The files that are handed out: those in trees of folders, and nothing else.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,8 +26,8 @@ const TOGETHER: u64 = 256 << 20;
 /// Why a file is not handed out.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// The name is not that of a file in a flat folder.
-    #[error("its name is not a plain file name")]
+    /// The name is not that of a file below a folder.
+    #[error("its name is not a plain path")]
     Name,
     /// There is no such file.
     #[error("there is no such file")]
@@ -116,13 +115,11 @@ impl Kept {
     }
 }
 
-/// A folder of boot programs, trees of folders, or both. Transfers that run at the same time share
-/// a file's content. Cloning shares them.
+/// Folders of boot programs and all below them. Transfers that run at the same time share a file's
+/// content. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// For names that are below none of the trees.
-    folder: Option<PathBuf>,
-    trees: Arc<Folders>,
+    folders: Arc<Folders>,
     shared: Arc<Shared>,
     /// [`LARGE`].
     large: u64,
@@ -131,26 +128,15 @@ pub struct Files {
 }
 
 impl Files {
-    /// The files in `folder`, and none below it.
+    /// The files in `folder` and in the folders below it.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder: Some(folder), ..Self::of(Folders::default()) }
+        Self::of(Folders::default().with("", folder))
     }
 
-    /// The files in `folder` and none below it; and those in the tree of folders at `tree`, under
-    /// names that begin with `prefix` and a slash.
-    pub fn with_tree(folder: PathBuf, prefix: &str, tree: &Path) -> Self {
-        let trees = Folders::default().with(prefix, tree);
-        Self { folder: Some(folder), ..Self::of(trees) }
-    }
-
-    /// The files in `folder` and in the folders below it; those that it lacks come from `more`.
-    pub fn below(folder: PathBuf, more: &Path) -> Self {
-        Self::of(Folders::default().with("", folder).with("", more))
-    }
-
-    fn of(trees: Folders) -> Self {
-        let (trees, shared) = (Arc::new(trees), Arc::default());
-        Self { folder: None, trees, shared, large: LARGE, together: TOGETHER }
+    /// The files of several folders, each under its prefix (see [`Folders::with`]).
+    pub fn of(folders: Folders) -> Self {
+        let (folders, shared) = (Arc::new(folders), Arc::default());
+        Self { folders, shared, large: LARGE, together: TOGETHER }
     }
 
     /// A file, when it is being sent to somebody else and was looked at just now. Never waits for a disk.
@@ -166,10 +152,7 @@ impl Files {
     /// Why it is not handed out.
     pub fn read(&self, name: &str) -> Result<Stored, Refused> {
         let name = key(name);
-        let file = match &self.folder {
-            Some(folder) if !self.trees.holds(name) => flat(folder, name)?,
-            _ => below(&self.trees, name)?,
-        };
+        let file = open(&self.folders, name)?;
         let about = file.metadata()?;
         if !about.is_file() || about.len() > SIZE_LIMIT {
             return Err(Refused::Kind);
@@ -249,34 +232,19 @@ fn key(name: &str) -> &str {
     name.trim_start_matches('/')
 }
 
-fn flat(folder: &Path, name: &str) -> Result<File, Refused> {
-    if !plain(name) {
-        return Err(Refused::Name);
-    }
-    let not_followed = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(folder.join(name));
-    match not_followed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Missing),
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(Refused::Kind),
-        other => Ok(other?),
-    }
-}
-
 fn plain(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.chars().all(letter)
 }
 
 /// A file in a tree: never outside of it, whatever links there are.
-fn below(trees: &Folders, name: &str) -> Result<File, Refused> {
+fn open(folders: &Folders, name: &str) -> Result<File, Refused> {
     // PXELINUX asks for names with `:` and `+`.
     let part = |part: &str| plain(&part.replace([':', '+', '@', '~', '='], "_"));
     if !name.split('/').all(part) {
         return Err(Refused::Name);
     }
-    match trees.open_new(name) {
+    match folders.open_new(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Refused::Missing),
         other => Ok(other?),
     }
@@ -302,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_files_of_the_folder_are_read() {
+    fn files_of_the_folder_are_read_and_shared() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("ipxe");
         std::fs::create_dir_all(folder.join("sub")).unwrap();
@@ -316,12 +284,13 @@ mod tests {
         for name in ["/a.kpxe", "//a.kpxe"] {
             assert!(Arc::ptr_eq(&first, &whole(files.read(name).unwrap())));
         }
-        for name in ["", "/", "..", "../secret", "sub/x", "a\\b", ".hidden", "a\0", "é"] {
+        for name in ["", "/", "..", "../secret", "sub/../a.kpxe", "a\\b", ".hidden", "a\0", "é"] {
             assert!(matches!(files.read(name), Err(Refused::Name)), "{name:?}");
         }
-        assert!(matches!(files.read("none"), Err(Refused::Missing)));
-        assert!(matches!(files.read("link"), Err(Refused::Kind)));
-        assert!(matches!(files.read("sub"), Err(Refused::Kind)));
+        for name in ["none", "link", "sub/x"] {
+            assert!(matches!(files.read(name), Err(Refused::Missing)), "{name:?}");
+        }
+        assert!(files.read("sub").is_err());
         std::fs::write(folder.join("a.kpxe"), "newer").unwrap();
         assert_eq!(*whole(files.read("a.kpxe").unwrap()), b"newer");
         // Nobody holds it any more.
@@ -330,77 +299,72 @@ mod tests {
     }
 
     #[test]
-    fn trees_are_read_and_nothing_outside() {
+    fn all_folders_are_read_and_nothing_outside() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, more) = (dir.path().join("root"), dir.path().join("more"));
-        for folder in [root.join("pxelinux.cfg"), more.clone()] {
+        let (root, more, os) =
+            (dir.path().join("root"), dir.path().join("more"), dir.path().join("os"));
+        for folder in [root.join("pxelinux.cfg"), root.join("os"), more.clone(), os.join("1/i86pc")]
+        {
             std::fs::create_dir_all(folder).unwrap();
         }
-        std::fs::write(dir.path().join("secret"), "s").unwrap();
-        std::fs::write(root.join("pxelinux.cfg/01-02-03"), "config").unwrap();
-        std::fs::write(root.join("a"), "the root's").unwrap();
-        std::fs::write(more.join("a"), "the package's").unwrap();
-        std::fs::write(more.join("b"), "b of the package").unwrap();
-        std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
-        let files = Files::below(root, &more);
+        for (name, content) in [
+            ("secret", "s"),
+            ("root/pxelinux.cfg/01-02-03", "config"),
+            ("root/a", "the root's"),
+            ("root/os/hidden", "behind the other folder of this name"),
+            ("more/a", "the package's"),
+            ("more/b", "b of the package"),
+            ("os/1/i86pc/unix", "the kernel"),
+        ] {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        for (to, name) in [
+            ("../secret", "root/link"),
+            ("1", "os/newest"),
+            ("../secret", "os/outside"),
+            ("..", "os/up"),
+            ("/etc", "os/etc"),
+        ] {
+            std::os::unix::fs::symlink(to, dir.path().join(name)).unwrap();
+        }
+        let folders = Folders::default().with("", root).with("", more).with("os", os);
+        let files = Files::of(folders);
         for (name, content) in [
             ("pxelinux.cfg/01-02-03", "config"),
             ("//pxelinux.cfg/01-02-03", "config"),
             ("a", "the root's"),
             ("/b", "b of the package"),
+            ("/os/1/i86pc/unix", "the kernel"),
+            ("os/newest/i86pc/unix", "the kernel"),
         ] {
             assert_eq!(*whole(files.read(name).unwrap()), content.as_bytes(), "{name}");
         }
-        for name in
-            ["", "/", "../secret", "pxelinux.cfg/../../secret", "pxelinux.cfg//a", ".x", "a/.x"]
-        {
+        for name in [
+            "",
+            "/",
+            "../secret",
+            "pxelinux.cfg/../../secret",
+            "pxelinux.cfg//a",
+            ".x",
+            "a/.x",
+            "os/",
+            "os/../secret",
+            "os//1",
+        ] {
             assert!(matches!(files.read(name), Err(Refused::Name)), "{name:?}");
         }
-        assert!(matches!(files.read("link"), Err(Refused::Missing)));
-        assert!(matches!(files.read("pxelinux.cfg/none"), Err(Refused::Missing)));
-        assert!(files.read("pxelinux.cfg").is_err());
-    }
-
-    #[test]
-    fn a_tree_is_read_under_its_prefix_and_the_folder_stays_flat() {
-        let dir = tempfile::tempdir().unwrap();
-        let (folder, tree) = (dir.path().join("firmware"), dir.path().join("os"));
-        for folder in [folder.join("os"), folder.join("sub"), tree.join("1/platform")] {
-            std::fs::create_dir_all(folder).unwrap();
-        }
-        for (name, content) in [
-            ("secret", "s"),
-            ("firmware/loader", "the loader"),
-            ("firmware/os/loader", "s"),
-            ("firmware/sub/loader", "s"),
-            ("os/1/platform/unix", "the kernel"),
-            ("os/kernel", "another kernel"),
+        for name in [
+            "link",
+            "pxelinux.cfg/none",
+            "os/hidden",
+            "os/outside",
+            "os/up/secret",
+            "os/etc/passwd",
+            "os/1",
         ] {
-            std::fs::write(dir.path().join(name), content).unwrap();
-        }
-        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, tree.join(name)).unwrap();
-        link("1", "newest");
-        link("../secret", "outside");
-        link("..", "up");
-        link("/etc", "etc");
-        let files = Files::with_tree(folder, "os", &tree);
-        for (name, content) in [
-            ("loader", "the loader"),
-            ("/os/1/platform/unix", "the kernel"),
-            ("os/newest/platform/unix", "the kernel"),
-            ("//os/kernel", "another kernel"),
-        ] {
-            assert_eq!(*whole(files.read(name).unwrap()), content.as_bytes(), "{name}");
-        }
-        for name in
-            ["os/", "os/../secret", "os//kernel", "os/./kernel", "osx/kernel", "sub/loader", "1/x"]
-        {
-            assert!(matches!(files.read(name), Err(Refused::Name)), "{name:?}");
-        }
-        for name in ["kernel", "os/loader", "os/outside", "os/up/secret", "os/etc/passwd", "os/1"] {
             assert!(matches!(files.read(name), Err(Refused::Missing)), "{name:?}");
         }
-        assert!(matches!(files.read("os"), Err(Refused::Kind)));
+        assert!(files.read("pxelinux.cfg").is_err());
     }
 
     #[test]
