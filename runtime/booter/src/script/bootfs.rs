@@ -12,6 +12,8 @@ use axum::body::Bytes;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cpio::newc::{Builder, ModeFileType, trailer};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use headnode_model::boot::BootModule;
 use headnode_model::net::MacAddr;
 
@@ -30,7 +32,7 @@ const BESIDE: usize = 200;
 /// Largest module in bytes; CNAPI's own limit is 4 KiB (C§4.2).
 const LARGEST: usize = 64 << 10;
 /// The name of [`archive`].
-pub(super) const ARCHIVE: &str = "boot-files.cpio";
+pub(super) const ARCHIVE: &str = "boot-files.cpio.gz";
 /// What its entries' names begin with (C§4.5).
 const IN_LINUX: &str = "etc/triton-";
 /// Longest path of a module.
@@ -78,12 +80,13 @@ pub(super) fn module(module: &BootModule) -> Result<BootFile, &'static str> {
 }
 
 /// Files as an archive that Linux unpacks over its root: `/etc/triton-<name>` each (C§4.5), for root
-/// alone, as a server's modules may hold keys.
+/// alone, as a server's modules may hold keys. Compressed: an EFI kernel puts its archives together without
+/// padding, and only looks for others than compressed ones at multiples of 4 bytes.
 ///
 /// # Errors
 /// When a file is too large for the format.
 pub(super) fn archive(files: &[BootFile]) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
     let mut folders = BTreeSet::new();
     for file in files {
         let name = format!("{IN_LINUX}{}", file.name);
@@ -101,7 +104,7 @@ pub(super) fn archive(files: &[BootFile]) -> io::Result<Vec<u8>> {
         entry.write_all(&file.content)?;
         out = entry.finish()?;
     }
-    trailer(out)
+    trailer(out)?.finish()
 }
 
 /// A file by the name that a machine asks for, with `.hash` at its end for the digest.
@@ -164,7 +167,7 @@ fn size(files: &[BootFile]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -189,10 +192,16 @@ mod tests {
         assert!(module(&BootModule { kind: "text".into(), ..of("a", "") }).is_err());
     }
 
+    pub(in crate::script) fn unpacked(archive: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut flate2::read::GzDecoder::new(archive), &mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
     fn the_archive_for_linux_has_all_files_and_their_folders() {
         let files = ["a", "b/c/d", "b/c/e"].map(|name| BootFile::new(name, name.into()));
-        let bytes = archive(&files).unwrap();
+        let bytes = unpacked(&archive(&files).unwrap());
         let (mut rest, mut found) = (&bytes[..], Vec::new());
         loop {
             let mut reader = cpio::newc::Reader::new(rest).unwrap();

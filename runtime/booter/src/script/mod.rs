@@ -167,19 +167,21 @@ impl Scripts {
                         "kernel flags are for SmartOS platforms; this Linux platform boots without them"
                     );
                 }
-                self.files.put(mac, Arc::new(self.linux_files(node)));
+                let files = self.linux_files(node);
+                let with_files = files.iter().any(|file| file.name == bootfs::ARCHIVE);
+                self.files.put(mac, Arc::new(files));
                 // The names under which an EFI kernel finds its archives; a BIOS kernel gets them in
                 // memory and does not look at these parameters.
                 let bundle = paths::EXTRA_BUNDLE_NODE;
                 let bundle_name = bundle.rsplit('/').next().unwrap_or(bundle);
-                let args = args::kernel_line(
-                    &self.settings,
-                    node,
-                    &["initrd", bundle_name, bootfs::ARCHIVE],
-                );
+                let mut archives = vec!["initrd", bundle_name];
+                if with_files {
+                    archives.push(bootfs::ARCHIVE);
+                }
+                let args = args::kernel_line(&self.settings, node, &archives);
                 context.insert("bundle", bundle);
                 let own = format!("bootfs/{}/{}", mac.bare().to_ascii_lowercase(), bootfs::ARCHIVE);
-                context.insert("files", &own);
+                context.insert("files", if with_files { own.as_str() } else { "" });
                 context.insert("args", &args);
                 LINUX
             }

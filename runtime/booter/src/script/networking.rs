@@ -27,7 +27,7 @@ pub(super) fn networking(settings: &Settings, node: &Node) -> Vec<u8> {
     let vnics: Vec<&Nic> = nics.nics.iter().filter(|nic| nic.ip.is_some()).collect();
     let admin = vnics.iter().find(|nic| nic.mac == node.mac());
     let routes = admin.and_then(|nic| nic.other.get("routes")).cloned();
-    let text = json!({
+    let mut text = json!({
         "datacenter_name": settings.datacenter_name,
         "dns_domain": settings.dns_domain,
         "hostname": node.hostname(),
@@ -38,6 +38,10 @@ pub(super) fn networking(settings: &Settings, node: &Node) -> Vec<u8> {
         "vnics": vnics,
         "aggregations": nics.aggregations,
     });
+    let rules = &settings.more.script.nictag_rules;
+    if let (false, Value::Object(text)) = (rules.is_empty(), &mut text) {
+        text.insert("nictag_rules".to_owned(), Value::Object(rules.clone()));
+    }
     format!("{text:#}\n").into_bytes()
 }
 

@@ -2,10 +2,12 @@
 
 use headnode_model::config::Problem;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-/// Section `[script]`: what the iPXE that machines load can do. A change counts after a restart.
+/// Section `[script]`: what the iPXE that machines load can do, and what comes with the kernel. A change
+/// counts after a restart.
 ///
-/// The defaults are upstream's limits for multiboot kernels as SmartOS' one, found by booting: what is
+/// The default limits are upstream's limits for multiboot kernels as SmartOS' one, found by booting: what is
 /// more it drops without a word. Triton's own build takes 16 modules.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -14,11 +16,17 @@ pub struct Settings {
     pub modules: usize,
     /// Most bytes of all command lines together, URLs included, 256 to 65536.
     pub command_lines: usize,
+    /// Whether nodes get `networking.json` and CNAPI's boot modules; `false` is what Triton calls
+    /// `disable_boot_time_files` (C§4.8).
+    pub boot_files: bool,
+    /// `nictag_rules` of `networking.json`, by NIC tag (C§4.7: overlays such as `sdc_overlay`); left out
+    /// when there are none.
+    pub nictag_rules: Map<String, Value>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { modules: 8, command_lines: 512 }
+        Self { modules: 8, command_lines: 512, boot_files: true, nictag_rules: Map::new() }
     }
 }
 
@@ -46,7 +54,7 @@ mod tests {
     #[test]
     fn wrong_values_are_named() {
         assert_eq!(Settings::default().problems(), Vec::new());
-        let keys = Settings { modules: 1, command_lines: 0 }.problems();
+        let keys = Settings { modules: 1, command_lines: 0, ..Settings::default() }.problems();
         let keys: Vec<String> = keys.into_iter().map(|problem| problem.key).collect();
         assert_eq!(keys, ["script.modules", "script.command_lines"]);
     }

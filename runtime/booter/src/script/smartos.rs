@@ -46,9 +46,12 @@ pub(super) struct Loads {
 }
 
 impl Scripts {
-    /// The files that are made for a node: `networking.json` first, then CNAPI's modules. A module
-    /// that cannot be one is left out and logged.
+    /// The files that are made for a node: `networking.json` first, then CNAPI's modules; none when they
+    /// are not wanted. A module that cannot be one is left out and logged.
     pub(super) fn files(&self, node: &Node) -> Vec<BootFile> {
+        if !self.settings.more.script.boot_files {
+            return Vec::new();
+        }
         let content = networking::networking(&self.settings, node);
         let mut files = vec![BootFile::new("networking.json", content)];
         for module in &node.found.params.boot_modules {
@@ -72,6 +75,9 @@ impl Scripts {
     /// The same for a node that boots Linux, and their archive last.
     pub(super) fn linux_files(&self, node: &Node) -> Vec<BootFile> {
         let mut files = self.files(node);
+        if files.is_empty() {
+            return files;
+        }
         match bootfs::archive(&files) {
             Ok(archive) => {
                 files.push(BootFile { hash: false, ..BootFile::new(bootfs::ARCHIVE, archive) });

@@ -90,7 +90,7 @@ fn a_linux_node_gets_kernel_archives_and_parameters() {
         console=tty0 console=ttyS0,115200n8 console=ttyS1,115200n8 \
         BOOTIF=01-90-b8-d0-01-02-03 ip=10.99.99.40::10.99.99.1:255.255.255.0:: \
         assets_admin_ip=10.99.99.7 hostname=90-b8-d0-01-02-03 \
-        initrd=initrd initrd=node.cpio.zst initrd=boot-files.cpio || goto failed\n";
+        initrd=initrd initrd=node.cpio.zst initrd=boot-files.cpio.gz || goto failed\n";
     assert!(script.text.contains(kernel), "{}", script.text);
     golden("linux.ipxe", &script.text);
 }
@@ -105,21 +105,23 @@ fn a_linux_node_gets_its_boot_modules_in_an_archive() {
         content: "YWJj".into(),
     };
     node.found.params.boot_modules =
-        vec![module("key"), module("../bad"), module("boot-files.cpio")];
+        vec![module("key"), module("../bad"), module("boot-files.cpio.gz")];
     let scripts = world.scripts();
     scripts.boot(&node).unwrap();
-    let archive = scripts.kept_file(node.mac(), "boot-files.cpio").unwrap().unwrap();
-    let has = |text: &str| archive.windows(text.len()).any(|part| part == text.as_bytes());
+    let archive = scripts.kept_file(node.mac(), "boot-files.cpio.gz").unwrap().unwrap();
+    let bytes = bootfs::tests::unpacked(&archive);
+    let has = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(has("etc/triton-networking.json\0") && has("etc/triton-key\0") && has("abc"));
     assert!(!has("bad") && !has("boot-files"));
     // After a restart of the booter the same archive is made again.
-    assert_eq!(world.scripts().file(&node, "boot-files.cpio"), Some(archive));
+    assert_eq!(world.scripts().file(&node, "boot-files.cpio.gz"), Some(archive));
 }
 
 #[test]
 fn a_smartos_node_gets_all_of_the_contract() {
     let mut world = World::new();
-    world.settings.more.script = ScriptSettings { modules: 16, command_lines: 4096 };
+    world.settings.more.script =
+        ScriptSettings { modules: 16, command_lines: 4096, ..ScriptSettings::default() };
     let mut node = node(SMARTOS);
     let params = &mut node.found.params;
     params.kernel_args.insert("rabbitmq".into(), "guest:guest:10.99.99.20:5672".into());
@@ -159,6 +161,37 @@ fn a_smartos_node_gets_all_of_the_contract() {
 }
 
 #[test]
+fn boot_files_have_the_sites_rules_and_can_be_left_out() {
+    let mut world = World::new();
+    let rules: toml::Table = toml::from_str(
+        "[nictag_rules.sdc_overlay]\noverlay = true\nmtu = 8500\n[nictag_rules.sdc_overlay.rule]\n\
+         encap = \"vxlan\"\nsvp = { host = \"portolan.coal.example.com\", port = 1296 }\n",
+    )
+    .unwrap();
+    world.settings.more.script = rules.try_into().unwrap();
+    let made = world.scripts().file(&node(SMARTOS), "networking.json").unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made).unwrap();
+    let svp = &made["nictag_rules"]["sdc_overlay"]["rule"]["svp"];
+    assert_eq!(*svp, json!({ "host": "portolan.coal.example.com", "port": 1296 }));
+
+    world.settings.more.script.boot_files = false;
+    for platform in [SMARTOS, LINUX] {
+        let mut node = node(platform);
+        node.found.params.boot_modules = vec![BootModule {
+            path: "secret".into(),
+            kind: "base64".into(),
+            content: "YWJj".into(),
+        }];
+        let script = world.boot(&node);
+        assert_eq!(script.kind, "boot");
+        for gone in ["networking.json", "secret", "boot-files"] {
+            assert!(!script.text.contains(gone), "{gone}: {}", script.text);
+        }
+        assert_eq!(world.scripts().file(&node, "networking.json"), None);
+    }
+}
+
+#[test]
 fn a_screen_and_another_serial_port() {
     let world = World::new();
     let mut node = node(SMARTOS);
@@ -175,7 +208,8 @@ fn a_screen_and_another_serial_port() {
 #[test]
 fn napi_tells_networks_and_cnapi_has_the_last_word() {
     let mut world = World::new();
-    world.settings.more.script = ScriptSettings { modules: 16, command_lines: 4096 };
+    world.settings.more.script =
+        ScriptSettings { modules: 16, command_lines: 4096, ..ScriptSettings::default() };
     let mut node = node(SMARTOS);
     let nics = json!({
         "nics": [
