@@ -40,7 +40,7 @@ pub fn is_a_service(dc: &Datacenter, node: &str) {
     dc.on(node, PREPARE);
     assert!(dc.on(node, FETCH).ends_with("the-kernel\n"));
     let status = dc.on(node, "sdc boot status");
-    assert!(status.contains("rack"), "{status}");
+    assert!(status.contains("runs for"), "{status}");
 
     // Neither root nor any right stays, in no thread.
     let pid = property(dc, node, "MainPID");
