@@ -14,6 +14,8 @@ use crate::settings::Settings;
 const RACK_PREFIX: &str = "admin_rack_";
 /// Longest NIC tag that is made from a circuit id.
 const LONGEST_TAG: usize = 64;
+/// Most routes: with the default gateway's, of 9 bytes each, they fit into one option of 255.
+pub const MOST_ROUTES: usize = 27;
 
 /// A network: the booter's own one, or one behind a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -29,6 +31,9 @@ pub struct Network {
     /// Default gateway of its machines (option 3).
     #[serde(default)]
     pub gateway: Option<Ipv4Addr>,
+    /// Further routes of its machines (option 121, RFC 3442), at most [`MOST_ROUTES`].
+    #[serde(default)]
+    pub routes: Vec<Route>,
     /// Name servers of its machines (option 6).
     #[serde(default)]
     pub resolvers: Vec<Ipv4Addr>,
@@ -60,6 +65,16 @@ pub struct Range {
     pub last: Ipv4Addr,
 }
 
+/// Where packets for other networks go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The other network.
+    pub to: Ipv4Net,
+    /// The router; 0.0.0.0 when the network is on the same cable (RFC 3442).
+    pub via: Ipv4Addr,
+}
+
 /// An address that belongs to one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +104,7 @@ impl Network {
             subnet: settings.admin_net,
             ranges: vec![Range { first: settings.range.0, last: settings.range.1 }],
             gateway: settings.gateway,
+            routes: Vec::new(),
             resolvers: settings.resolvers.clone(),
             domain: None,
             lease_seconds: settings.lease_seconds,
@@ -96,6 +112,21 @@ impl Network {
             circuits: Vec::new(),
             reservations: Vec::new(),
         }
+    }
+
+    /// All routes as option 121 has them: who gets it does not look at the default gateway's own option
+    /// (RFC 3442), so that is among them. None when there are no others.
+    pub fn classless_routes(&self) -> Vec<(Ipv4Net, Ipv4Addr)> {
+        let mut routes: Vec<_> =
+            self.routes.iter().map(|route| (route.to.trunc(), route.via)).collect();
+        let default = Ipv4Net::default();
+        if let Some(gateway) = self.gateway
+            && !routes.is_empty()
+            && routes.iter().all(|(to, _)| *to != default)
+        {
+            routes.push((default, gateway));
+        }
+        routes
     }
 
     /// What is wrong with it on its own.
@@ -129,6 +160,14 @@ impl Network {
         }
         if let Some(gateway) = self.gateway.filter(|ip| !subnet.contains(ip)) {
             add("gateway", format!("{gateway} is not in {subnet}"));
+        }
+        if self.routes.len() > MOST_ROUTES {
+            add("routes", format!("{} are more than {MOST_ROUTES}", self.routes.len()));
+        }
+        for Route { to, via } in &self.routes {
+            if !via.is_unspecified() && !subnet.contains(via) {
+                add("routes", format!("{via}, the router to {to}, is not in {subnet}"));
+            }
         }
         if self.lease_seconds < 60 {
             add("lease_seconds", format!("{} is less than 60", self.lease_seconds));
@@ -281,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn routes_have_the_default_one_among_them() {
+        let mut network = Network::own(&Settings::for_tests());
+        let (gateway, other) = (network.subnet.hosts().next().unwrap(), Ipv4Addr::UNSPECIFIED);
+        network.gateway = Some(gateway);
+        assert_eq!(network.classless_routes(), []);
+        network.routes = vec![Route { to: "172.16.9.9/12".parse().unwrap(), via: other }];
+        let (to, all) = ("172.16.0.0/12".parse().unwrap(), Ipv4Net::default());
+        assert_eq!(network.classless_routes(), [(to, other), (all, gateway)]);
+        network.routes.push(Route { to: all, via: other });
+        assert_eq!(network.classless_routes(), [(to, other), (all, other)]);
+    }
+
+    #[test]
     fn all_that_is_wrong_is_named() {
         assert_eq!(problems(&[Network::own(&Settings::for_tests())]), []);
         let ip = |n| Ipv4Addr::new(10, 0, 0, n);
@@ -292,6 +344,7 @@ mod tests {
         ];
         bad.gateway = Some(Ipv4Addr::new(10, 9, 0, 1));
         bad.lease_seconds = 59;
+        bad.routes = vec![Route { to: Ipv4Net::default(), via: Ipv4Addr::new(10, 8, 0, 1) }; 28];
         let reserved = Reservation { mac: MacAddr([2; 6]), ip: ip(3), hostname: None };
         bad.reservations = vec![reserved.clone(), reserved];
         let text = format!("{:?}", problems(&[network("own", "10.0.0.0/16", &[]), bad]));
@@ -300,6 +353,8 @@ mod tests {
             "10.0.1.0 is not in",
             "overlap\"",
             "10.9.0.1",
+            "10.8.0.1",
+            "28 are more than 27",
             "less than 60",
             "has two",
             "for two machines",

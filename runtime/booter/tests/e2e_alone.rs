@@ -31,6 +31,7 @@ fn configure(lab: &Lab, top: &str, more: &str) {
         "address = \"{SERVER}\"\nroot = \"{}\"\nstate = \"{}\"\nsocket = \"{}\"\n{top}\n\
          [[network]]\nname = \"rack\"\nsubnet = \"10.99.0.0/16\"\n\
          ranges = [{{ first = \"10.99.128.1\", last = \"10.99.128.99\" }}]\n\
+         gateway = \"10.99.0.254\"\nroutes = [{{ to = \"172.16.0.0/12\", via = \"10.99.0.253\" }}]\n\
          [default]\nkernel = \"debian/linux\"\ninitrd = \"debian/initrd.gz\"\narguments = \"host={{mac}}\"\n\
          [group.web]\nscript = \"web.ipxe\"\n[group.old]\nbootfile = \"pxelinux.0\"\n\
          [[host]]\nmac = \"02:00:00:00:0a:01\"\nhostname = \"web1\"\nip = \"10.99.128.201\"\ngroup = \"web\"\n\
@@ -60,7 +61,7 @@ fn machine(lab: &Lab, mac: &str) -> (String, String) {
     let hook = lab.path("hook");
     script(
         &hook,
-        "#!/bin/sh\nif [ \"$1\" = bound ]; then\necho \"bound $ip $boot_file\"\n\
+        "#!/bin/sh\nif [ \"$1\" = bound ]; then\necho \"bound $ip $boot_file\"\necho \"routes $staticroutes\"\n\
          ip addr add \"$ip/16\" dev eth0\nfi\n",
     );
     let peer = lab.peer.as_str();
@@ -69,7 +70,9 @@ fn machine(lab: &Lab, mac: &str) -> (String, String) {
     let class = "PXEClient:Arch:00000:UNDI:002001";
     let args =
         ["-n", "-q", "-f", "-t", "10", "-i", "eth0", "-s", hook, "-V", class, "-O", "bootfile"];
+    let args = [&args[..], &["-O", "staticroutes"]].concat();
     let said = lab.run(peer, "udhcpc", &args);
+    assert!(said.contains("routes 172.16.0.0/12 10.99.0.253 0.0.0.0/0 10.99.0.254"), "{said}");
     let line = said.lines().find_map(|line| line.strip_prefix("bound ")).unwrap();
     let (address, file) = line.split_once(' ').unwrap();
     (address.to_owned(), file.to_owned())

@@ -139,6 +139,7 @@ fn without_ranges(subnet: Ipv4Net) -> Network {
         subnet,
         ranges: Vec::new(),
         gateway: None,
+        routes: Vec::new(),
         resolvers: Vec::new(),
         domain: None,
         lease_seconds: 86_400,

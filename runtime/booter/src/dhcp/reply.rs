@@ -51,6 +51,10 @@ pub fn grant(request: &Request, grant: Grant<'_>) -> Result<Vec<u8>, EncodeError
     if let Some(gateway) = network.gateway {
         options.insert(DhcpOption::Router(vec![gateway]));
     }
+    let routes = network.classless_routes();
+    if !routes.is_empty() {
+        options.insert(DhcpOption::ClasslessStaticRoute(routes));
+    }
     if !network.resolvers.is_empty() {
         options.insert(DhcpOption::DomainNameServer(network.resolvers.clone()));
     }

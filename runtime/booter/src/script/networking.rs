@@ -33,7 +33,7 @@ pub(super) fn networking(settings: &Settings, node: &Node) -> Vec<u8> {
         "hostname": node.hostname(),
         "admin_tag": node.network.nic_tag,
         "resolvers": node.network.resolvers,
-        "routes": routes.unwrap_or_else(|| Value::Object(Map::new())),
+        "routes": routes.unwrap_or_else(|| of_network(node)),
         "nictags": nictags,
         "vnics": vnics,
         "aggregations": nics.aggregations,
@@ -88,6 +88,12 @@ fn with_lease(mut nics: Nics, node: &Node) -> Nics {
         },
     }
     nics
+}
+
+/// The routes of its network without NAPI.
+fn of_network(node: &Node) -> Value {
+    let routes = &node.network.routes;
+    Value::Object(routes.iter().map(|r| (r.to.trunc().to_string(), json!(r.via))).collect())
 }
 
 /// What is known of the machine's network without NAPI.
