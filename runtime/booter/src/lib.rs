@@ -13,6 +13,7 @@ pub mod arp;
 mod booter;
 pub mod caps;
 mod clock;
+mod cold;
 pub mod dhcp;
 mod durable;
 mod error;
@@ -33,8 +34,8 @@ mod reload;
 pub mod script;
 pub mod settings;
 pub mod tftp;
+mod threads;
 
 pub use booter::{Booter, Sockets};
 pub use dhcp::{BIOS_PROGRAM, EFI_PROGRAM};
 pub use error::Error;
-mod threads;

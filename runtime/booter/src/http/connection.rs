@@ -20,7 +20,8 @@ use super::places::Place;
 use super::range::{Part, part};
 use super::report::Report;
 use super::stream::{Out, Stream};
-use super::{Peer, Site, cold, dynamic};
+use super::{Peer, Site, dynamic};
+use crate::cold;
 
 /// Longest body of a request.
 const BODY_LIMIT: u64 = 64 << 10;

@@ -2,13 +2,12 @@
 //!
 //! HTTP/1.1 and 1.0, each connection a task: [`head`] reads a request, [`path`] and [`files`] find
 //! its file, [`range`] what of it is wanted, and it goes out by `sendfile` ([`stream`]) once it is
-//! in memory ([`cold`]). Connections have threads of their own ([`Threads`]); what the router answers
+//! in memory ([`crate::cold`]). Connections have threads of their own ([`Threads`]); what the router answers
 //! is made by the main ones. [`places`] keeps the hostile and the slow from taking all connections,
 //! [`rate`] keeps a client from more than its firmware can bear.
 
 mod answer;
 mod boot;
-pub(crate) mod cold;
 mod connection;
 mod dynamic;
 pub mod files;

@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::cold;
 use super::places::Place;
 use super::tls;
+use crate::cold;
 use crate::metrics::Metrics;
 
 /// Most bytes given to the kernel at a time.

@@ -92,8 +92,8 @@ fn with_lease(mut nics: Nics, node: &Node) -> Nics {
 
 /// The routes of its network without NAPI.
 fn of_network(node: &Node) -> Value {
-    let routes = &node.network.routes;
-    Value::Object(routes.iter().map(|r| (r.to.trunc().to_string(), json!(r.via))).collect())
+    let routers = node.network.routes.iter().filter(|route| !route.via.is_unspecified());
+    Value::Object(routers.map(|r| (r.to.trunc().to_string(), json!(r.via))).collect())
 }
 
 /// What is known of the machine's network without NAPI.

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use crate::http::cold;
+use crate::cold;
 
 /// Most bytes that a transfer reads at a time; the largest window (32 blocks of 1468 bytes) is just
 /// below. With the smallest, one look at the file is for nearly a hundred packets.
@@ -18,7 +18,7 @@ pub const PIECE: usize = 48 << 10;
 
 /// How far the kernel is asked to read ahead of what is not in memory, in bytes. Each wait for a
 /// disk is a way to another thread and back.
-const AHEAD: u64 = 256 << 10;
+const AHEAD: u64 = 1 << 20;
 
 /// Which content a file has: changes when the file is replaced or written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Files that are not in memory yet.
 //!
-//! A worker thread that waits for a disk holds up all connections it serves. So the page cache is
+//! A thread that waits for a disk holds up all that it serves. So the page cache is
 //! asked first (`RWF_NOWAIT`: a system call of less than a microsecond for each MiB); what is not
 //! there is read in on a thread of its own, and the worker sends it from memory. Reading in, not
 //! `posix_fadvise` alone: that only starts to read, and `sendfile` would wait for the rest.
@@ -18,7 +18,7 @@ static READERS: Semaphore = Semaphore::const_new(8);
 const STEP: usize = 128 << 10;
 
 /// Sees to it that a part of a file is in memory.
-pub(super) async fn warm(file: &Arc<File>, at: u64, length: u64) -> io::Result<()> {
+pub async fn warm(file: &Arc<File>, at: u64, length: u64) -> io::Result<()> {
     let last = at + length.saturating_sub(1);
     let (mut first, mut end) = ([0], [0]);
     // An empty answer is the file's end: there is nothing to wait for.
@@ -27,7 +27,8 @@ pub(super) async fn warm(file: &Arc<File>, at: u64, length: u64) -> io::Result<(
     }
     let file = Arc::clone(file);
     blocking(move || {
-        ahead(&file, at, length);
+        // Also what is sent next.
+        ahead(&file, at, length * 4);
         let mut buffer = vec![0; STEP];
         let (mut at, end) = (at, at + length);
         while at < end {
@@ -46,7 +47,7 @@ pub(super) async fn warm(file: &Arc<File>, at: u64, length: u64) -> io::Result<(
 }
 
 /// Reads up to `length` bytes into an empty buffer.
-pub(super) async fn read(
+pub async fn read(
     file: &Arc<File>,
     at: u64,
     mut buffer: Vec<u8>,
@@ -69,30 +70,30 @@ pub(super) async fn read(
 /// Reads what is in memory; `None` when the disk would have to be asked, or the file system cannot
 /// tell.
 #[cfg(target_os = "linux")]
-pub(crate) fn cached(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
+pub fn cached(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
     use rustix::io::{ReadWriteFlags, preadv2};
     let mut parts = [io::IoSliceMut::new(buffer)];
     preadv2(file, &mut parts, at, ReadWriteFlags::NOWAIT).ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
+pub fn cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
     None
 }
 
-/// Has the kernel start to read four times `length` bytes from `at` on.
+/// Has the kernel start to read `length` bytes from `at` on.
 #[cfg(target_os = "linux")]
-pub(crate) fn ahead(file: &File, at: u64, length: u64) {
+pub fn ahead(file: &File, at: u64, length: u64) {
     use rustix::fs::{Advice, fadvise};
     // A hint: without it, reading is only slower.
-    let _ = fadvise(file, at, std::num::NonZeroU64::new(length * 4), Advice::WillNeed);
+    let _ = fadvise(file, at, std::num::NonZeroU64::new(length), Advice::WillNeed);
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn ahead(_: &File, _: u64, _: u64) {}
+pub fn ahead(_: &File, _: u64, _: u64) {}
 
 /// Does `work`, which waits for a disk, on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let _turn = READERS.acquire().await.map_err(io::Error::other)?;
