@@ -78,8 +78,9 @@ pub struct Site {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// Must be called in a tokio runtime, where [`Site::dynamic`] runs. Serves on `listener`, and with TLS on the other one, until `stop`; then lets running answers end.
-/// A listener that does not accept is tried again.
+/// Serves on `listener`, and with TLS on the other one, until `stop`; then lets running answers end.
+/// A listener that does not accept is tried again. [`Site::dynamic`] runs in the tokio runtime in which
+/// this is called.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<(TcpListener, Certificate)>,
