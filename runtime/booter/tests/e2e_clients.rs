@@ -40,16 +40,15 @@ fn e2e_dhclient_gets_renews_and_gives_back_an_address() {
     args.extend(files);
     args.push("eth0");
     lab.run(&peer, "dhclient", &args);
-    // Given back, it is still this machine's when it comes again.
-    let mut args = vec!["-1"];
+    // Given back, it is still this machine's when it comes again. In the foreground: a daemon's
+    // first process ends before the one that remains has written its files.
+    let mut args = vec!["-d", "-1"];
     args.extend(files);
     args.push("eth0");
-    lab.run(&peer, "dhclient", &args);
-    let text = fs::read_to_string(&leases).unwrap();
-    let last = text.lines().rfind(|line| line.contains("fixed-address")).unwrap();
-    assert!(last.contains(&of("hook BOUND")), "{text}");
-    let pid: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
-    lab.run(&peer, "kill", &[&pid.to_string()]);
+    lab.spawn(&peer, "again.log", "dhclient", &args);
+    let again = lab.wait_for("again.log", "hook BOUND 10.99.", 30);
+    let bound = again.lines().find_map(|line| line.strip_prefix("hook BOUND")).unwrap().trim();
+    assert_eq!(bound, of("hook BOUND"), "{again}");
 }
 
 #[test]
