@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -67,22 +67,23 @@ async fn all_that_a_smartos_script_names_can_be_fetched() {
     // The digest on disk is not that of the archive, but nobody has read it yet.
     let hash = dir.path().join(format!("os/{SMARTOS}/platform/i86pc/amd64/boot_archive.hash"));
     let world = start(dir, source(SMARTOS)).await;
-    world.lease(MAC, Some(UUID)).await;
-    assert_eq!(world.get("/bootfs/020000000001/etc/abc").await, (200, "abc".to_owned()));
+    let ip = world.lease(MAC, Some(UUID)).await;
+    let get = async |path: &str| world.get_from(ip, path).await;
+    assert_eq!(get("/bootfs/020000000001/etc/abc").await, (200, "abc".to_owned()));
     fs::remove_file(hash).unwrap();
-    let (_, script) = world.get(SCRIPT).await;
+    let (_, script) = get(SCRIPT).await;
     let base = world.url("");
     let mut files = 0;
     for line in script.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         if let ["kernel" | "module", url, ..] = words[..] {
             let path = url.strip_prefix(&base).unwrap();
-            assert_eq!(world.get(path).await.0, 200, "{line}");
+            assert_eq!(get(path).await.0, 200, "{line}");
             files += 1;
         }
     }
     assert!(files >= 4, "{script}");
-    let (_, digest) = world.get("/bootfs/020000000001/etc/abc.hash").await;
+    let (_, digest) = get("/bootfs/020000000001/etc/abc.hash").await;
     assert_eq!(digest, "a9993e364706816aba3e25717850c26c9cd0d89d");
     for path in [
         "/bootfs/020000000001/etc/passwd",
@@ -91,9 +92,17 @@ async fn all_that_a_smartos_script_names_can_be_fetched() {
         "/bootfs/020000000009/networking.json",
         "/bootfs/zz/networking.json",
     ] {
-        assert_eq!(world.get(path).await.0, 404, "{path}");
+        assert_eq!(get(path).await.0, 404, "{path}");
     }
-    let (status, menu) = world.get("/menu.lst.01020000000001").await;
+    // Also not while the files are kept for their machine: boot modules may hold keys.
+    let other = world.lease([2, 0, 0, 0, 0, 2], None).await;
+    for stranger in [other, Ipv4Addr::LOCALHOST] {
+        for name in ["networking.json", "etc/abc", "etc/abc.hash"] {
+            let path = format!("/bootfs/020000000001/{name}");
+            assert_eq!(world.get_from(stranger, &path).await.0, 404, "{path}");
+        }
+    }
+    let (status, menu) = get("/menu.lst.01020000000001").await;
     assert!(status == 200 && menu.contains("title Rescue"), "{menu}");
     let boot = detail(&world).await.boot;
     assert_eq!((boot.script.as_deref(), boot.platform.as_deref()), (Some("boot"), Some(SMARTOS)));

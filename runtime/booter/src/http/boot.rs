@@ -105,16 +105,21 @@ pub(super) fn lease(app: &App, mac: MacAddr, peer: IpAddr) -> Option<(Lease, Arc
     Some((lease, network))
 }
 
-/// Which addresses asked for machines without a lease lately: anybody can, also from forged addresses.
-static WITHOUT_LEASE: LazyLock<Mutex<LogLimit<IpAddr>>> =
+/// Which addresses asked for what is not theirs lately: anybody can, also from forged addresses.
+static STRANGERS: LazyLock<Mutex<LogLimit<IpAddr>>> =
     LazyLock::new(|| Mutex::new(LogLimit::new(60)));
+
+/// Logs that somebody asked for what another machine gets, or none.
+fn warn_stranger(mac: MacAddr, peer: IpAddr, what: &str) {
+    let mut limit = STRANGERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if limit.pass(peer, clock::unix_now()) {
+        tracing::warn!(%mac, %peer, "{what}");
+    }
+}
 
 /// Logs that somebody asked for the script of a machine that has no lease.
 pub(super) fn warn_without_lease(mac: MacAddr, peer: IpAddr) {
-    let mut limit = WITHOUT_LEASE.lock().unwrap_or_else(PoisonError::into_inner);
-    if limit.pass(peer, clock::unix_now()) {
-        tracing::warn!(%mac, %peer, "a machine without a lease asked for its boot script");
-    }
+    warn_stranger(mac, peer, "a machine without a lease asked for its boot script");
 }
 
 impl App {
@@ -218,9 +223,18 @@ impl App {
     }
 
     /// A small file that is made for a machine (C§4.3), with `.hash` at its end its digest; none for
-    /// a machine that may not boot.
+    /// a machine that may not boot, and for all addresses but the machine's own: boot modules may hold
+    /// keys.
     pub(super) async fn file(&self, mac: MacAddr, name: &str, peer: IpAddr) -> Option<Bytes> {
         let place = lease(self, mac, peer)?;
+        if peer.to_canonical() != place.0.ip {
+            warn_stranger(
+                mac,
+                peer,
+                "a boot file was asked for from an address that is not its machine's",
+            );
+            return None;
+        }
         if let Some(kept) = self.scripts.kept_file(mac, name) {
             return kept;
         }

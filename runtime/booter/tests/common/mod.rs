@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -176,7 +176,13 @@ impl World {
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let response = reqwest::get(self.url(path)).await.unwrap();
+        self.get_from(Ipv4Addr::LOCALHOST, path).await
+    }
+
+    /// As a machine with this address.
+    pub async fn get_from(&self, ip: Ipv4Addr, path: &str) -> (u16, String) {
+        let client = reqwest::Client::builder().local_address(IpAddr::V4(ip)).build().unwrap();
+        let response = client.get(self.url(path)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 }
