@@ -225,6 +225,15 @@ impl Pool {
         // Of an offered address it is an expired lease of somebody else.
         let owner = self.owners.get(&ip).copied();
         let lease = owner.and_then(|owner| self.remove(owner));
+        self.rest(ip, now.saturating_add(CONFLICT_SECONDS));
+        lease
+    }
+
+    /// Nobody gets the address until then, Unix seconds.
+    fn rest(&mut self, ip: Ipv4Addr, until: i64) {
+        if let Some(before) = self.conflicts.remove(&ip) {
+            self.conflict_ends.remove(&(before, ip));
+        }
         // One host with many MACs must not be able to burn the whole range.
         let most = (self.size / 8).max(4);
         while usize::try_from(most).is_ok_and(|most| self.conflicts.len() >= most) {
@@ -232,22 +241,15 @@ impl Pool {
             self.conflicts.remove(&oldest);
             self.refresh(oldest);
         }
-        self.rest(ip, now.saturating_add(CONFLICT_SECONDS));
-        lease
-    }
-
-    /// Nobody gets the address until then, Unix seconds.
-    fn rest(&mut self, ip: Ipv4Addr, until: i64) {
-        if let Some(before) = self.conflicts.insert(ip, until) {
-            self.conflict_ends.remove(&(before, ip));
-        }
+        self.conflicts.insert(ip, until);
         self.conflict_ends.insert((until, ip));
         self.refresh(ip);
     }
 
     /// Takes over what is known of addresses that somebody unknown uses.
     pub fn take_conflicts(&mut self, other: &Self) {
-        for (ip, until) in &other.conflicts {
+        // The newest last, which push out others.
+        for (until, ip) in &other.conflict_ends {
             let leased = self.owners.contains_key(ip);
             if self.network.subnet.contains(ip) && self.index(*ip).is_some() && !leased {
                 self.rest(*ip, *until);

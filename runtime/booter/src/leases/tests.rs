@@ -168,8 +168,13 @@ fn one_host_cannot_burn_a_range_by_declining() {
         let (got, _) = leases.offer(0, text(n), None, 0).unwrap();
         assert!(leases.conflict(text(n), got, 0));
     }
-    assert!(leases.pools[0].remembered().1 <= 8);
+    assert_eq!(leases.pools[0].remembered().1, 7);
     assert!(leases.offer(0, mac(1), None, 0).is_ok());
+    // Nor by declining before its range becomes a smaller one.
+    leases.reconfigure(vec![network(&[(38, 47)])]);
+    assert!(leases.pools[0].remembered().1 <= 4);
+    leases.reconfigure(vec![network(&[(38, 100)])]);
+    assert!(leases.pools[0].remembered().1 <= 4);
 }
 
 #[test]
