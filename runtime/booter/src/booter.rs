@@ -24,7 +24,7 @@ use crate::progress::Tracker;
 use crate::reload::{Reload, Sections};
 use crate::script::Scripts;
 use crate::settings::Settings;
-use crate::{Error, clock, dhcp, http, ipv6, net, tftp};
+use crate::{Error, assigned, clock, dhcp, http, ipv6, net, tftp};
 
 /// How long running downloads may go on after the booter was told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -197,6 +197,9 @@ impl Booter {
             .map_err(state("opening the cache in"))?;
         let mut file = LeaseFile::new(&settings.state);
         let mut leases = Leases::new(settings.networks(), settings.admin_ip);
+        if settings.more.params.napi.is_some() {
+            assigned::restore(&settings.state, &mut leases);
+        }
         file.load(&mut leases).map_err(state("reading the leases in"))?;
         let metrics = Metrics::new();
         metrics.leases.set(i64::try_from(leases.len()).unwrap_or(i64::MAX));
@@ -283,6 +286,8 @@ impl Booter {
         tasks.spawn(dhcp.run(stop.clone()));
         tasks.spawn(tftp.run(stop.clone()));
         if directory {
+            let (leases, state) = (Arc::clone(&leases), settings.state.clone());
+            tasks.spawn(assigned::follow(Arc::clone(&source), leases, state, stop.clone()));
             tasks.spawn(admission::follow(source, Arc::clone(&admission), stop.clone()));
         }
         if let Some(socket) = sockets.ipv6 {

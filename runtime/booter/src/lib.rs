@@ -10,6 +10,7 @@ pub mod admission;
 pub mod alone;
 pub mod api;
 pub mod arp;
+mod assigned;
 mod booter;
 pub mod caps;
 mod clock;

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use headnode_client::{Cnapi, Napi};
 use headnode_model::net::MacAddr;
-use sdc_booter::params::{Cache, Cached, Directory, Lookup, Origin, Patience};
+use sdc_booter::params::{Cache, Cached, Directory, Lookup, Origin, ParamSource, Patience};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -338,4 +339,36 @@ async fn a_cache_whose_writer_was_killed_has_whole_files_only() {
         assert_eq!(kept, cached(n));
         assert_eq!(std::fs::read_dir(dir.path().join("cache")).unwrap().count(), 1);
     }
+}
+
+#[tokio::test]
+async fn the_addresses_of_all_nics_on_the_booters_networks_are_told_page_by_page() {
+    let world = World::new(true).await;
+    let nic = |n: u32, tag: &str, ip: Value| {
+        let [a, b, c, d] = n.to_be_bytes();
+        json!({"mac": format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}"), "nic_tag": tag, "ip": ip})
+    };
+    let address = |n: u32| json!(Ipv4Addr::from(0x0a63_0000 + n));
+    let nics = |range: std::ops::Range<u32>, tag| -> Vec<Value> {
+        range.map(|n| nic(n, tag, address(n))).collect()
+    };
+    let path = |tag: &str, offset: u32| format!("/nics?nic_tag={tag}&limit=1000&offset={offset}");
+    world.fake.say(&path("admin", 0), Say::Json(json!(nics(0..1000, "admin"))));
+    let mut more = nics(1000..1002, "admin");
+    more.extend([
+        nic(2000, "external", address(2000)),
+        nic(2001, "admin", Value::Null),
+        nic(2002, "admin", json!("fd00::1")),
+    ]);
+    world.fake.say(&path("admin", 1000), Say::Json(json!(more)));
+    world.fake.say(&path("admin_rack_1", 0), Say::Json(json!(nics(3000..3001, "admin_rack_1"))));
+    let tags = ["admin".into(), "admin_rack_1".into()];
+    let found = world.source.addresses(&tags).await.unwrap().unwrap();
+    assert_eq!(found.len(), 1003);
+    assert_eq!(found[&MacAddr([2, 0, 0, 0, 3, 0xe9])], Ipv4Addr::new(10, 99, 3, 0xe9));
+    assert_eq!(found[&MacAddr([2, 0, 0, 0, 0xb, 0xb8])], Ipv4Addr::new(10, 99, 0xb, 0xb8));
+    // Half of an answer is none.
+    world.fake.say(&path("admin", 1000), Say::Text("["));
+    assert!(world.source.addresses(&tags).await.is_err());
+    assert_eq!(World::new(false).await.source.addresses(&tags).await.unwrap(), None);
 }

@@ -14,6 +14,12 @@ use crate::{Error, Timeouts};
 /// Longest answer in bytes: a machine has some dozens of NICs of about 1 KiB each. Many are asked for
 /// at the same time, so a broken service must not be able to fill the memory.
 const LIMIT: usize = 1 << 20;
+/// NICs that are asked for at once, the most that NAPI gives (C§6.3).
+const PAGE: usize = 1000;
+/// Longest answer of so many in bytes.
+const PAGE_LIMIT: usize = 8 << 20;
+/// Most of them in all.
+const MOST_NICS: usize = 100_000;
 
 /// A NIC as NAPI keeps it; what is not named here is kept too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +121,29 @@ impl Napi {
     /// See [`Error`].
     pub async fn list_nics(&self, belongs_to: Uuid) -> Result<Vec<Nic>, Error> {
         self.list("/nics", Some(belongs_to)).await
+    }
+
+    /// The NICs on the networks with a tag, at most 100,000.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list_nics_on(&self, nic_tag: &str) -> Result<Vec<Nic>, Error> {
+        let mut all: Vec<Nic> = Vec::new();
+        while all.len() < MOST_NICS {
+            let query = vec![
+                ("nic_tag", nic_tag.to_owned()),
+                ("limit", PAGE.to_string()),
+                ("offset", all.len().to_string()),
+            ];
+            let call = Call { query, limit: PAGE_LIMIT, ..Call::get("/nics") };
+            let page: Vec<Nic> = self.service.call(call).await?.json()?;
+            let last = page.len() < PAGE;
+            all.extend(page);
+            if last {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// The aggregations of a machine.

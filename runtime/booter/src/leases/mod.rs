@@ -10,6 +10,7 @@ mod lines;
 mod pool;
 mod runs;
 
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use uuid::Uuid;
 pub use file::LeaseFile;
 pub use lines::{Entry, parse_log, parse_snapshot};
 
-use crate::networks::{Network, Place, find};
+use crate::networks::{Network, Place, Reservation, find};
 use pool::Pool;
 
 /// One machine's address.
@@ -73,10 +74,18 @@ pub enum Claim {
     Remembered,
 }
 
+/// How long after its last question a machine may still be booting with the address that it has, in
+/// seconds: slow firmware takes minutes.
+const BOOTING: i64 = 600;
+
 /// The table of leases and offers of all networks.
 #[derive(Debug)]
 pub struct Leases {
     server: Ipv4Addr,
+    /// As configured.
+    networks: Vec<Network>,
+    /// Addresses that a directory has given to machines.
+    assigned: BTreeMap<MacAddr, Ipv4Addr>,
     pools: Vec<Pool>,
     journal: String,
 }
@@ -85,15 +94,62 @@ impl Leases {
     /// An empty table. The first network is the booter's own; `server` is its own address, which
     /// it never gives away.
     pub fn new(networks: Vec<Network>, server: Ipv4Addr) -> Self {
-        let pool = |network| Pool::new(Arc::new(network), server);
-        let pools = networks.into_iter().map(pool).collect();
-        Self { server, pools, journal: String::new() }
+        Self::with(networks, BTreeMap::new(), server)
+    }
+
+    fn with(
+        networks: Vec<Network>,
+        assigned: BTreeMap<MacAddr, Ipv4Addr>,
+        server: Ipv4Addr,
+    ) -> Self {
+        let pool = |network: &Network| {
+            let mut network = network.clone();
+            reserve(&mut network, &assigned, server);
+            Pool::new(Arc::new(network), server)
+        };
+        let pools = networks.iter().map(pool).collect();
+        Self { server, networks, assigned, pools, journal: String::new() }
     }
 
     /// Other networks from now on. Leases that still fit are kept, and so is what is known of addresses
     /// that somebody else uses; the other leases are dropped, and so are offers.
     pub fn reconfigure(&mut self, networks: Vec<Network>) {
-        let mut fresh = Self::new(networks, self.server);
+        self.rebuild(networks, self.assigned.clone());
+    }
+
+    /// The addresses that a directory has given to machines: each is kept for its machine, which gets no
+    /// other on that network. Reservations of the configuration count before them. A machine that may
+    /// be booting with another address at `now` (Unix seconds), and an address that another machine has
+    /// a valid lease of, are left as they are until the next time. Says whether anything has changed.
+    pub fn assign(&mut self, mut assigned: BTreeMap<MacAddr, Ipv4Addr>, now: i64) -> bool {
+        assigned.retain(|mac, ip| {
+            if let Some(holder) = self.holder(*ip).filter(|lease| lease.mac != *mac)
+                && holder.until > now
+            {
+                tracing::warn!(
+                    %mac, %ip, holder = %holder.mac,
+                    "an address that NAPI has given to a machine is leased to another one: keep NAPI's \
+                     addresses out of the DHCP ranges"
+                );
+                return false;
+            }
+            let booting = |lease: &Lease| lease.ip != *ip && lease.seen.saturating_add(BOOTING) > now;
+            !self.pools.iter().filter_map(|pool| pool.by_mac.get(mac)).any(booting)
+        });
+        if assigned == self.assigned {
+            return false;
+        }
+        self.rebuild(self.networks.clone(), assigned);
+        true
+    }
+
+    /// What [`Leases::assign`] was told and has taken.
+    pub fn assigned(&self) -> &BTreeMap<MacAddr, Ipv4Addr> {
+        &self.assigned
+    }
+
+    fn rebuild(&mut self, networks: Vec<Network>, assigned: BTreeMap<MacAddr, Ipv4Addr>) {
+        let mut fresh = Self::with(networks, assigned, self.server);
         for lease in self.iter() {
             let (mac, ip) = (lease.mac, lease.ip);
             if let Err(refusal) = fresh.restore(lease.clone()) {
@@ -122,6 +178,11 @@ impl Leases {
     /// The NIC tag of a network's machines.
     pub fn tag(&self, at: usize) -> Option<Arc<str>> {
         self.pools.get(at).map(|pool| Arc::clone(&pool.tag))
+    }
+
+    /// The NIC tags of all networks.
+    pub fn tags(&self) -> Vec<Arc<str>> {
+        self.pools.iter().map(|pool| Arc::clone(&pool.tag)).collect()
     }
 
     /// The host name that is reserved for a machine.
@@ -280,6 +341,21 @@ impl Leases {
     /// What has to be appended to the log before the answers to the last messages are sent.
     pub fn take_journal(&mut self) -> String {
         std::mem::take(&mut self.journal)
+    }
+}
+
+/// Adds those of the addresses that are the network's, and that the configuration says nothing else of.
+fn reserve(network: &mut Network, assigned: &BTreeMap<MacAddr, Ipv4Addr>, server: Ipv4Addr) {
+    let subnet = network.subnet;
+    let mut taken = HashSet::from([server, subnet.network(), subnet.broadcast()]);
+    taken.extend(network.gateway);
+    taken.extend(&network.resolvers);
+    taken.extend(network.reservations.iter().map(|own| own.ip));
+    let own: HashSet<MacAddr> = network.reservations.iter().map(|own| own.mac).collect();
+    for (mac, ip) in assigned {
+        if subnet.contains(ip) && !own.contains(mac) && taken.insert(*ip) {
+            network.reservations.push(Reservation { mac: *mac, ip: *ip, hostname: None });
+        }
     }
 }
 

@@ -227,3 +227,40 @@ fn a_reload_keeps_what_still_fits_and_tells_the_log_of_the_rest() {
     assert_eq!(gone, [Entry::Gone(mac(1), ip(39)), Entry::Gone(mac(2), ip(40))]);
     assert_eq!(leases.offer(0, mac(2), Some(ip(40)), 0).map(|(got, _)| got == ip(40)), Ok(false));
 }
+
+#[test]
+fn what_napi_has_given_is_kept_for_its_nic() {
+    let mut leases = table(38, 41);
+    leases.commit(0, lease(1, ip(38), 0), Claim::Offered).unwrap();
+    leases.commit(0, lease(2, ip(39), 0), Claim::Offered).unwrap();
+    let other = Ipv4Addr::new(10, 0, 0, 1);
+    let told = [(mac(1), ip(200)), (mac(2), ip(39)), (mac(3), ip(40)), (mac(4), ip(7))];
+    let told: BTreeMap<_, _> = told.into_iter().chain([(mac(5), other)]).collect();
+    // The first one may be booting with what it has.
+    assert!(leases.assign(told.clone(), BOOTING - 1));
+    assert_eq!(leases.offer(0, mac(1), None, 50), Ok((ip(38), false)));
+    assert!(leases.assign(told.clone(), BOOTING));
+    assert!(!leases.assign(told.clone(), BOOTING), "nothing new");
+    assert_eq!(leases.get(mac(1)), None);
+    let gone = parse_log(&leases.take_journal()).0;
+    assert_eq!(gone.last(), Some(&Entry::Gone(mac(1), ip(38))));
+    for (m, address) in [(1, 200), (2, 39), (3, 40)] {
+        assert_eq!(leases.offer(0, mac(m), Some(ip(38)), BOOTING), Ok((ip(address), false)));
+    }
+    assert!(leases.commit(0, lease(1, ip(200), BOOTING), Claim::Offered).is_ok());
+    // The server's own address and one of another network are nobody's here.
+    let got: HashSet<_> = [4, 5].map(|m| leases.offer(0, mac(m), None, BOOTING).unwrap().0).into();
+    assert_eq!(got, [ip(38), ip(41)].into());
+    assert!(matches!(leases.offer(0, mac(6), None, BOOTING), Ok((_, true))), "an offer is evicted");
+    // A reload keeps it, and what the configuration says counts before it.
+    let mut next = network(&[(38, 41)]);
+    next.reservations = vec![Reservation { mac: mac(9), ip: ip(40), hostname: None }];
+    leases.reconfigure(vec![next]);
+    assert_eq!(leases.get(mac(1)).map(|lease| lease.ip), Some(ip(200)));
+    assert_eq!(leases.offer(0, mac(9), None, BOOTING), Ok((ip(40), false)));
+    assert_ne!(leases.offer(0, mac(3), None, BOOTING).map(|(ip, _)| ip), Ok(ip(40)));
+    // Nobody loses an address that it may use.
+    let stolen = [(mac(3), ip(200)), (mac(2), ip(39))].into();
+    assert!(leases.assign(stolen, BOOTING + 99));
+    assert_eq!(*leases.assigned(), [(mac(2), ip(39))].into());
+}

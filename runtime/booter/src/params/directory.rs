@@ -1,9 +1,12 @@
 //! CNAPI and NAPI together (C§4.2).
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headnode_client::{Cnapi, Error, Napi, ServerQuery};
+use headnode_client::{Cnapi, Error, Napi, Nic, ServerQuery};
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
 use serde_json::Value;
@@ -87,6 +90,24 @@ impl ParamSource for Directory {
 
     async fn servers(&self) -> Result<Known, SourceError> {
         ParamSource::servers(&self.cnapi).await
+    }
+
+    async fn addresses(
+        &self,
+        nic_tags: &[Arc<str>],
+    ) -> Result<Option<BTreeMap<MacAddr, Ipv4Addr>>, SourceError> {
+        let Some(napi) = &self.napi else { return Ok(None) };
+        let mut all = BTreeMap::new();
+        for tag in nic_tags {
+            let nics = napi.list_nics_on(tag).await?;
+            // A NAPI that does not know the filter answers with everybody's.
+            let on = |nic: &Nic| nic.nic_tag.as_deref() == Some(tag);
+            all.extend(nics.iter().filter(|nic| on(nic)).filter_map(|nic| match nic.ip? {
+                IpAddr::V4(ip) => Some((nic.mac, ip)),
+                IpAddr::V6(_) => None,
+            }));
+        }
+        Ok(Some(all))
     }
 
     async fn machine(&self, mac: MacAddr, uuid: Option<Uuid>) -> Result<Answer, SourceError> {

@@ -9,7 +9,10 @@ mod directory;
 mod lookup;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use headnode_client::{Aggregation, Cnapi, Nic, NicTag, ServerQuery};
 use headnode_model::boot::BootParams;
@@ -75,6 +78,19 @@ pub trait ParamSource: Send + Sync + 'static {
     /// # Errors
     /// When the source cannot be asked.
     async fn servers(&self) -> Result<Known, SourceError>;
+
+    /// The IPv4 addresses that NICs on the networks with these tags have been given; `None` when the
+    /// source is none that gives addresses.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn addresses(
+        &self,
+        nic_tags: &[Arc<str>],
+    ) -> Result<Option<BTreeMap<MacAddr, Ipv4Addr>>, SourceError> {
+        let _ = nic_tags;
+        Ok(None)
+    }
 
     /// All about the machine with the NIC `mac`, which may have told its UUID.
     ///

@@ -9,7 +9,9 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// NAPI's base URL, as `http://10.99.99.7:8011`; without it networks are known from DHCP only.
+    /// NAPI's base URL, as `http://10.99.99.7:8011`; without it networks are known from DHCP only. What
+    /// addresses it has given on the networks' NIC tags is asked for once a minute: they are kept for
+    /// their NICs.
     pub napi: Option<String>,
     /// Most machines that are asked for at the same time, 1 to 1000.
     pub lookups: usize,

@@ -1,6 +1,7 @@
 //! A booter on loopback with unprivileged ports, and clients for it.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use dhcproto::v4::{Architecture, DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use headnode_model::boot::BootParams;
+use headnode_model::net::MacAddr;
 use sdc_booter::admission::Known;
 use sdc_booter::params::{ParamSource, SourceError};
 use sdc_booter::settings::{File, Ports, Settings};
@@ -28,6 +30,8 @@ pub struct Source {
     pub down: AtomicBool,
     pub hangs: AtomicBool,
     pub known: Option<(Uuid, BootParams)>,
+    /// Addresses that NAPI has given, when there is one.
+    pub addresses: Option<BTreeMap<MacAddr, Ipv4Addr>>,
 }
 
 #[async_trait::async_trait]
@@ -46,6 +50,14 @@ impl ParamSource for Source {
         self.state().await?;
         let uuids = self.known.iter().map(|(uuid, _)| *uuid).collect();
         Ok(Known { uuids, ..Known::default() })
+    }
+
+    async fn addresses(
+        &self,
+        _: &[Arc<str>],
+    ) -> Result<Option<BTreeMap<MacAddr, Ipv4Addr>>, SourceError> {
+        self.state().await?;
+        Ok(self.addresses.clone())
     }
 }
 
