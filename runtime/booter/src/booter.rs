@@ -136,12 +136,14 @@ fn folders(settings: &Settings) -> http::Folders {
     }
 }
 
-/// What is handed out by TFTP. GRUB legacy's menu names kernels and archives below `/os` (C§4.3),
-/// and pxegrub knows no HTTP.
+/// What is handed out by TFTP. GRUB legacy's menu names kernels and archives below `/os` (C§4.3), and
+/// pxegrub knows no HTTP; iPXE can be told to load by TFTP.
 fn programs(settings: &Settings) -> tftp::Files {
     let folders = http::Folders::default().with("", settings.firmware());
     tftp::Files::of(match settings.more_firmware() {
-        None => folders.with("os", settings.root.join("os")),
+        None => {
+            folders.with("os", settings.root.join("os")).with("extra", settings.root.join("extra"))
+        }
         Some(more) => folders.with("", more),
     })
 }

@@ -12,8 +12,9 @@ use headnode_model::{paths, ports, timing};
 use ipnet::Ipv4Net;
 
 use crate::alone::{self, Alone};
+use crate::dhcp;
 use crate::networks::Network;
-use crate::script::Platforms;
+use crate::script::{Platforms, Scheme};
 
 pub use file::{BESIDE_CONFIG, File, ReadError};
 
@@ -84,6 +85,13 @@ pub struct Settings {
     pub cached_budget: Duration,
 }
 
+/// The standard port of HTTPS.
+const HTTPS: u16 = 443;
+
+fn with_port(word: &str, ip: Ipv4Addr, port: u16, standard: u16) -> String {
+    if port == standard { format!("{word}://{ip}") } else { format!("{word}://{ip}:{port}") }
+}
+
 impl Settings {
     /// The settings that a checked configuration gives, with standard ports and all interfaces.
     pub fn new(headnode: &Headnode, root: &Path, state: &Path) -> Self {
@@ -127,6 +135,30 @@ impl Settings {
         reserved.extend(self.gateway);
         reserved.extend(&self.resolvers);
         reserved
+    }
+
+    /// The beginning of the booter's URLs, without a slash at its end.
+    pub fn base(&self, scheme: dhcp::Scheme) -> String {
+        let (word, port, standard) = match scheme {
+            dhcp::Scheme::Http => ("http", self.ports.http, ports::BOOTER_HTTP),
+            dhcp::Scheme::Https => {
+                ("https", self.more.http.tls.as_ref().map_or(HTTPS, |tls| tls.port), HTTPS)
+            }
+        };
+        with_port(word, self.admin_ip, port, standard)
+    }
+
+    /// The beginning of the URLs of iPXE's scripts.
+    pub fn script_base(&self) -> String {
+        self.base(match self.more.script.scheme {
+            Scheme::Https => dhcp::Scheme::Https,
+            Scheme::Http | Scheme::Tftp => dhcp::Scheme::Http,
+        })
+    }
+
+    /// The beginning of TFTP's URLs.
+    pub fn tftp_base(&self) -> String {
+        with_port("tftp", self.admin_ip, self.ports.tftp, ports::TFTP)
     }
 
     /// The folder of boot programs: what TFTP and `/firmware/` hand out.

@@ -18,15 +18,16 @@ pub(super) fn kernel_line(settings: &Settings, node: &Node, archives: &[&str]) -
         ("ip", ip),
         ("assets_admin_ip", settings.admin_ip.to_string()),
         ("hostname", lease.mac.dashed()),
+        ("admin_nic", lease.mac.to_string()),
     ];
+    let further = node.of_network();
     let mut words: Vec<String> =
         consoles(params).into_iter().map(|device| format!("console={device}")).collect();
     for (name, value) in ours {
-        if !params.kernel_args.contains_key(name) {
+        if !params.kernel_args.contains_key(name) && !further.contains_key(name) {
             words.push(format!("{name}={value}"));
         }
     }
-    let further = node.of_network();
     for (name, value) in further.iter().chain(&node.kernel_args()) {
         match word(name, value) {
             Ok(word) => words.extend(word),

@@ -80,16 +80,17 @@ pub(super) fn module(module: &BootModule) -> Result<BootFile, &'static str> {
 }
 
 /// Files as an archive that Linux unpacks over its root: `/etc/triton-<name>` each (C§4.5), for root
-/// alone, as a server's modules may hold keys. Compressed: an EFI kernel puts its archives together without
+/// alone, as a server's modules may hold keys; and `config` as `/etc/node.config`. Compressed: an EFI kernel puts its archives together without
 /// padding, and only looks for others than compressed ones at multiples of 4 bytes.
 ///
 /// # Errors
 /// When a file is too large for the format.
-pub(super) fn archive(files: &[BootFile]) -> io::Result<Vec<u8>> {
+pub(super) fn archive(files: &[BootFile], config: Option<&[u8]>) -> io::Result<Vec<u8>> {
     let mut out = GzEncoder::new(Vec::new(), Compression::fast());
     let mut folders = BTreeSet::new();
-    for file in files {
-        let name = format!("{IN_LINUX}{}", file.name);
+    let own = files.iter().map(|file| (format!("{IN_LINUX}{}", file.name), &*file.content));
+    let config = config.map(|content| ("etc/node.config".to_owned(), content));
+    for (name, content) in own.chain(config) {
         for (end, _) in name.match_indices('/').skip(1) {
             let folder = name.get(..end).unwrap_or_default();
             if folders.insert(folder.to_owned()) {
@@ -98,10 +99,10 @@ pub(super) fn archive(files: &[BootFile]) -> io::Result<Vec<u8>> {
                 out = entry.nlink(2).write(out, 0).finish()?;
             }
         }
-        let size = u32::try_from(file.content.len()).map_err(io::Error::other)?;
+        let size = u32::try_from(content.len()).map_err(io::Error::other)?;
         let entry = Builder::new(&name).mode(0o600).set_mode_file_type(ModeFileType::Regular);
         let mut entry = entry.nlink(1).write(out, size);
-        entry.write_all(&file.content)?;
+        entry.write_all(content)?;
         out = entry.finish()?;
     }
     trailer(out)?.finish()
@@ -201,7 +202,7 @@ pub(super) mod tests {
     #[test]
     fn the_archive_for_linux_has_all_files_and_their_folders() {
         let files = ["a", "b/c/d", "b/c/e"].map(|name| BootFile::new(name, name.into()));
-        let bytes = unpacked(&archive(&files).unwrap());
+        let bytes = unpacked(&archive(&files, Some(b"config")).unwrap());
         let (mut rest, mut found) = (&bytes[..], Vec::new());
         loop {
             let mut reader = cpio::newc::Reader::new(rest).unwrap();
@@ -221,6 +222,7 @@ pub(super) mod tests {
             ("etc/triton-b/c", 0o40755, ""),
             ("etc/triton-b/c/d", 0o100_600, "b/c/d"),
             ("etc/triton-b/c/e", 0o100_600, "b/c/e"),
+            ("etc/node.config", 0o100_600, "config"),
         ];
         let expected = expected.map(|(name, mode, text)| (name.to_owned(), mode, text.to_owned()));
         assert_eq!(found, expected);

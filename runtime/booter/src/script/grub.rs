@@ -6,6 +6,8 @@ use serde::Serialize;
 use super::smartos::{Loads, Module};
 use super::templates::{GRUB, GRUB_MESSAGE};
 use super::text::{Wait, lines};
+use crate::params::Origin;
+
 use super::{Kind, Node, Refusal, Script, Scripts, TemplateError, hold_text, illumos};
 
 /// Longest line that GRUB legacy reads, in bytes: its buffer has 1500, some of it for the rest.
@@ -30,7 +32,7 @@ impl Scripts {
             Err(refusal) => return self.refuse_grub(node, refusal),
         };
         let refusal = |problem: String| Refusal { problem, platform: platform.name.clone() };
-        if platform.kind == Kind::Linux {
+        if platform.kind != Kind::SmartOs {
             let problem = format!(
                 "its platform {} is Linux, which GRUB legacy does not boot from here. Let it load iPXE",
                 platform.name
@@ -42,9 +44,12 @@ impl Scripts {
             Err(problem) => return self.refuse_grub(node, refusal(problem)),
         };
         let mut rescue = Loads { args: self.kernel_args(node, true), ..live.clone() };
-        rescue.modules.retain(|module| (module.kind, &*module.name) != ("hash", "ramdisk"));
+        rescue.modules.retain(|module| module.kind != "hash");
+        let unknown = node.found.origin == Origin::Builtin;
+        let note =
+            if unknown { " (the newest: no parameters of this machine are known)" } else { "" };
         let entry = |title: &str, flags: &str, loads: &Loads| Entry {
-            title: format!("{title} {}", platform.name),
+            title: format!("{title} {}{note}", platform.name),
             args: format!("{flags}{}", loads.args),
             modules: loads.modules.clone(),
         };

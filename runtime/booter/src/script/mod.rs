@@ -21,20 +21,20 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use headnode_model::net::MacAddr;
-use headnode_model::{paths, ports};
+use headnode_model::paths;
 use serde_json::json;
 use tera::Context;
 
 pub use bootfs::BootFile;
 pub use node::{Choice, Node};
 pub use platforms::{Kind, Platform, PlatformError, Platforms};
-pub use settings::Settings as ScriptSettings;
+pub use settings::{Scheme, Settings as ScriptSettings};
 pub use templates::TemplateError;
 
 use crate::Error;
 use crate::params::Origin;
 use crate::settings::Settings;
-use templates::{CHAIN, IDENTIFY, LINUX, MENU, MESSAGE, SMARTOS, Templates};
+use templates::{CHAIN, IDENTIFY, LINUX, LIVE, MENU, MESSAGE, SMARTOS, Templates};
 use text::{Wait, lines, pause, plain};
 
 /// Most platforms in a menu.
@@ -69,7 +69,10 @@ pub struct Scripts {
     templates: Templates,
     digests: digests::Digests,
     files: bootfs::Store,
+    /// What the URLs of scripts begin with.
     base: String,
+    /// What the URLs of everything else begin with.
+    load: String,
 }
 
 /// Why a machine does not boot, for the people at its console and for operators.
@@ -95,14 +98,15 @@ impl Scripts {
     /// # Errors
     /// When a built-in template is broken.
     pub fn new(settings: Arc<Settings>) -> Result<Self, Error> {
-        let base = match settings.ports.http {
-            ports::BOOTER_HTTP => format!("http://{}", settings.admin_ip),
-            port => format!("http://{}:{port}", settings.admin_ip),
+        let base = settings.script_base();
+        let load = match settings.more.script.scheme {
+            Scheme::Tftp => settings.tftp_base(),
+            Scheme::Http | Scheme::Https => base.clone(),
         };
         let templates = Templates::new(&settings.root)?;
         let platforms = Platforms::new(&settings.root);
         let (digests, files) = (digests::Digests::default(), bootfs::Store::default());
-        Ok(Self { settings, platforms, templates, digests, files, base })
+        Ok(Self { settings, platforms, templates, digests, files, base, load })
     }
 
     /// The script for a machine: it boots, or tells on the machine's console why it cannot, and what
@@ -159,7 +163,7 @@ impl Scripts {
                 context.insert("modules", &loads.modules);
                 SMARTOS
             }
-            Kind::Linux => {
+            kind @ (Kind::Linux | Kind::Live) => {
                 let params = &node.found.params;
                 if !params.kernel_flags.is_empty() {
                     tracing::warn!(
@@ -167,23 +171,27 @@ impl Scripts {
                         "kernel flags are for SmartOS platforms; this Linux platform boots without them"
                     );
                 }
-                let files = self.linux_files(node);
+                let files = self.linux_files(node, kind);
                 let with_files = files.iter().any(|file| file.name == bootfs::ARCHIVE);
                 self.files.put(mac, Arc::new(files));
                 // The names under which an EFI kernel finds its archives; a BIOS kernel gets them in
                 // memory and does not look at these parameters.
                 let bundle = paths::EXTRA_BUNDLE_NODE;
                 let bundle_name = bundle.rsplit('/').next().unwrap_or(bundle);
-                let mut archives = vec!["initrd", bundle_name];
+                let live = kind == Kind::Live;
+                let mut archives = if live { vec!["initrd"] } else { vec!["initrd", bundle_name] };
                 if with_files {
                     archives.push(bootfs::ARCHIVE);
                 }
-                let args = args::kernel_line(&self.settings, node, &archives);
+                let mut args = args::kernel_line(&self.settings, node, &archives);
+                if live {
+                    args.insert_str(0, "boot=live ");
+                }
                 context.insert("bundle", bundle);
                 let own = format!("bootfs/{}/{}", mac.bare().to_ascii_lowercase(), bootfs::ARCHIVE);
                 context.insert("files", if with_files { own.as_str() } else { "" });
                 context.insert("args", &args);
-                LINUX
+                if live { LIVE } else { LINUX }
             }
         };
         let notes: Vec<String> = notes.iter().map(|note| plain(note)).collect();
@@ -246,7 +254,7 @@ impl Scripts {
     ) -> Result<String, TemplateError> {
         let bundle = self.settings.root.join(paths::EXTRA_BUNDLE_NODE).is_file();
         let mut there = self.platforms.list().unwrap_or_default();
-        there.retain(|platform| platform.kind == Kind::SmartOs || bundle);
+        there.retain(|platform| platform.kind != Kind::Linux || bundle);
         let rescue = self.platforms.choose(&node.found.params.platform).ok();
         let rescue = rescue.filter(|wanted| there.contains(wanted)).or(there.first().cloned());
         let offered: Vec<_> = there
@@ -336,13 +344,15 @@ impl Scripts {
                     Err(_) => bootfs::find(&self.files(node), name),
                 }
             }
-            _ => bootfs::find(&self.linux_files(node), name),
+            Ok(platform) => bootfs::find(&self.linux_files(node, platform.kind), name),
+            Err(_) => bootfs::find(&self.linux_files(node, Kind::Linux), name),
         }
     }
 
     fn context(&self, mac: MacAddr, attempt: u32, wait: Wait) -> Context {
         let mut context = Context::new();
         context.insert("base", &self.base);
+        context.insert("load", &self.load);
         context.insert("mac", &mac.to_string());
         context.insert("bare", &mac.bare());
         context.insert("server", &self.settings.admin_ip.to_string());

@@ -10,8 +10,10 @@ use headnode_model::stamp::Stamp;
 /// What kind of kernel a platform image has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `platform/x86_64/vmlinuz`.
+    /// The reference platform: `platform/x86_64/vmlinuz` and `initrd`, which is all of it.
     Linux,
+    /// Triton's Linux: beside these two its root, `filesystem.squashfs` (C§4.5).
+    Live,
     /// `platform/i86pc/kernel/amd64/unix`.
     SmartOs,
 }
@@ -20,7 +22,7 @@ impl Kind {
     /// Its name for people.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Linux => "Linux",
+            Self::Linux | Self::Live => "Linux",
             Self::SmartOs => "SmartOS",
         }
     }
@@ -28,6 +30,9 @@ impl Kind {
 
 /// SmartOS' boot archive below `platform/`.
 pub(super) const BOOT_ARCHIVE: &str = "i86pc/amd64/boot_archive";
+
+/// The root of Triton's Linux below `platform/` (C§4.5).
+const SQUASHFS: &str = "x86_64/filesystem.squashfs";
 
 /// A platform image that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +128,7 @@ impl Platforms {
             let platform = self.folder.join(&name).join("platform");
             let has = |path: &str| platform.join(path).is_file();
             let kind = if has("x86_64/vmlinuz") && has("x86_64/initrd") {
-                Kind::Linux
+                if has(SQUASHFS) { Kind::Live } else { Kind::Linux }
             } else if has("i86pc/kernel/amd64/unix") && has(BOOT_ARCHIVE) {
                 Kind::SmartOs
             } else {
@@ -163,6 +168,8 @@ mod tests {
         assert_eq!(platforms.choose("20250101T000000Z").unwrap().kind, Kind::SmartOs);
         assert!(matches!(platforms.choose("20240101T000000Z"), Err(PlatformError::Missing(_))));
         assert!(matches!(platforms.choose("../../etc"), Err(PlatformError::Name(_))));
+        file("20260101t000000z/platform/x86_64/filesystem.squashfs");
+        assert_eq!(platforms.choose("").unwrap().kind, Kind::Live);
         let names: Vec<String> = platforms.list().unwrap().into_iter().map(|p| p.name).collect();
         assert_eq!(names, ["20260101t000000z", "20250101T000000Z"]);
     }

@@ -19,14 +19,35 @@ pub struct Settings {
     /// Whether nodes get `networking.json` and CNAPI's boot modules; `false` is what Triton calls
     /// `disable_boot_time_files` (C§4.8).
     pub boot_files: bool,
+    /// How iPXE loads kernels, archives and modules. Scripts are loaded by HTTP, or by HTTPS where that
+    /// is it.
+    pub scheme: Scheme,
     /// `nictag_rules` of `networking.json`, by NIC tag (C§4.7: overlays such as `sdc_overlay`); left out
     /// when there are none.
     pub nictag_rules: Map<String, Value>,
 }
 
+/// How iPXE loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// HTTP.
+    Http,
+    /// HTTP with TLS: iPXE must have been built with the certificate's authority (`TRUST=`).
+    Https,
+    /// TFTP, what Triton calls `http_pxe_boot=false` (C§4.8).
+    Tftp,
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { modules: 8, command_lines: 512, boot_files: true, nictag_rules: Map::new() }
+        Self {
+            modules: 8,
+            command_lines: 512,
+            boot_files: true,
+            scheme: Scheme::Http,
+            nictag_rules: Map::new(),
+        }
     }
 }
 

@@ -3,17 +3,20 @@
 use std::fs;
 use std::sync::Arc;
 
+use headnode_model::paths;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::bootfs::{self, BootFile};
 use super::platforms::BOOT_ARCHIVE;
-use super::{Node, Platform, Scripts, illumos, networking};
+use super::{Kind, Node, Platform, Scripts, illumos, networking};
 
 /// Name of the digest of a boot archive that came without one.
 pub(super) const OWN_HASH: &str = "boot_archive.hash";
 /// Longest digest file in bytes.
 const HASH_SIZE: u64 = 4096;
+/// Longest configuration of nodes in bytes.
+const CONFIG_SIZE: u64 = 64 << 10;
 
 /// A module of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,13 +75,15 @@ impl Scripts {
         files
     }
 
-    /// The same for a node that boots Linux, and their archive last.
-    pub(super) fn linux_files(&self, node: &Node) -> Vec<BootFile> {
+    /// The same for a node that boots Linux, and their archive last. Triton's one has the configuration
+    /// of all nodes in its archive too (C§4.5).
+    pub(super) fn linux_files(&self, node: &Node, kind: Kind) -> Vec<BootFile> {
         let mut files = self.files(node);
-        if files.is_empty() {
+        let config = (kind == Kind::Live).then(|| self.node_config()).flatten();
+        if files.is_empty() && config.is_none() {
             return files;
         }
-        match bootfs::archive(&files) {
+        match bootfs::archive(&files, config.as_deref()) {
             Ok(archive) => {
                 files.push(BootFile { hash: false, ..BootFile::new(bootfs::ARCHIVE, archive) });
             }
@@ -87,9 +92,21 @@ impl Scripts {
         files
     }
 
-    /// What a node loads from a platform, with the digests of all of it, but without the archive's
-    /// digest for a rescue system: it starts even though the archive is damaged (C§4.6). Keeps the
-    /// node's files for the requests that follow.
+    /// What all nodes are told beside their parameters (C§2.5).
+    fn node_config(&self) -> Option<Vec<u8>> {
+        let path = self.settings.root.join(paths::EXTRA_NODE_CONFIG);
+        let small = fs::metadata(&path).is_ok_and(|about| about.len() <= CONFIG_SIZE);
+        let read = small.then(|| fs::read(&path).ok()).flatten();
+        if read.is_none() {
+            let file = path.display();
+            tracing::warn!(%file, "nodes get no node.config: the file cannot be read or is too large");
+        }
+        read
+    }
+
+    /// What a node loads from a platform, with the digests of all of it, but without any for a rescue
+    /// system: it starts even though a digest is damaged (C§4.6). Keeps the node's files for the
+    /// requests that follow.
     ///
     /// # Errors
     /// Why the platform cannot be booted.
@@ -118,7 +135,9 @@ impl Scripts {
         for file in files.iter().filter(|file| file.hash) {
             let path = format!("{own}/{}", file.name);
             modules.push(Module::new(path.clone(), "file", &file.name));
-            modules.push(Module::new(format!("{path}.hash"), "hash", &file.name));
+            if !rescue {
+                modules.push(Module::new(format!("{path}.hash"), "hash", &file.name));
+            }
         }
         let files = Arc::new(files);
         self.files.put(mac, Arc::clone(&files));
@@ -135,7 +154,7 @@ impl Scripts {
             (self.settings.more.script.modules, self.settings.more.script.command_lines);
         let size = |loads: &Loads| {
             let kernel = format!("/os/{}/platform/i86pc/kernel/amd64/unix", platform.name);
-            let line = |path: &str, rest: usize| self.base.len() + path.len() + rest + 2;
+            let line = |path: &str, rest: usize| self.load.len() + path.len() + rest + 2;
             let modules = loads.modules.iter().map(|module| {
                 line(&module.path, "type= name=".len() + module.kind.len() + module.name.len())
             });

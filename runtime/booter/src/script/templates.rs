@@ -16,7 +16,12 @@ const SITE: &str = "config.inc/booter/templates";
 /// Larger files are no templates, in bytes.
 const SIZE_LIMIT: u64 = 1 << 20;
 
+/// A part of the scripts that boot: asks when nothing is known of a machine.
+const ASK: &str = "ask.ipxe";
+/// Their end.
+const FAILED: &str = "failed.ipxe";
 pub(super) const LINUX: &str = "linux.ipxe";
+pub(super) const LIVE: &str = "live.ipxe";
 pub(super) const SMARTOS: &str = "smartos.ipxe";
 pub(super) const MENU: &str = "menu.ipxe";
 pub(super) const MESSAGE: &str = "message.ipxe";
@@ -26,7 +31,10 @@ pub(super) const GRUB: &str = "menu.lst";
 pub(super) const GRUB_MESSAGE: &str = "message.lst";
 
 /// Our templates by name; a site's one has `.tera` at its end.
-const OURS: [(&str, &str); 8] = [
+const OURS: [(&str, &str); 11] = [
+    (ASK, include_str!("../../../../overlays/booter/ask.ipxe.tera")),
+    (FAILED, include_str!("../../../../overlays/booter/failed.ipxe.tera")),
+    (LIVE, include_str!("../../../../overlays/booter/live.ipxe.tera")),
     (LINUX, include_str!("../../../../overlays/booter/linux.ipxe.tera")),
     (SMARTOS, include_str!("../../../../overlays/booter/smartos.ipxe.tera")),
     (MENU, include_str!("../../../../overlays/booter/menu.ipxe.tera")),
@@ -185,11 +193,12 @@ impl Templates {
 fn sample(name: &str) -> Context {
     let module = json!({ "path": "/x", "kind": "file", "name": "x" });
     let mut all = json!({
-        "base": "http://192.0.2.1", "mac": "02:00:00:00:00:01", "bare": "020000000001",
+        "base": "http://192.0.2.1", "load": "http://192.0.2.1", "mac": "02:00:00:00:00:01", "bare": "020000000001",
         "server": "192.0.2.1", "retry": 10, "next": 1,
     });
     let more = match name {
-        LINUX => {
+        ASK => json!({ "platform": "x", "notes": ["x"], "ask": true }),
+        LINUX | LIVE => {
             json!({
                 "platform": "x", "notes": ["x"], "ask": true, "bundle": "x", "files": "x", "args": "x",
             })

@@ -89,7 +89,7 @@ fn a_linux_node_gets_kernel_archives_and_parameters() {
     let kernel = "kernel http://10.99.99.7/os/20260101T000000Z/platform/x86_64/vmlinuz \
         console=tty0 console=ttyS0,115200n8 console=ttyS1,115200n8 \
         BOOTIF=01-90-b8-d0-01-02-03 ip=10.99.99.40::10.99.99.1:255.255.255.0:: \
-        assets_admin_ip=10.99.99.7 hostname=90-b8-d0-01-02-03 \
+        assets_admin_ip=10.99.99.7 hostname=90-b8-d0-01-02-03 admin_nic=90:b8:d0:01:02:03 \
         initrd=initrd initrd=node.cpio.zst initrd=boot-files.cpio.gz || goto failed\n";
     assert!(script.text.contains(kernel), "{}", script.text);
     golden("linux.ipxe", &script.text);
@@ -115,6 +115,57 @@ fn a_linux_node_gets_its_boot_modules_in_an_archive() {
     assert!(!has("bad") && !has("boot-files"));
     // After a restart of the booter the same archive is made again.
     assert_eq!(world.scripts().file(&node, "boot-files.cpio.gz"), Some(archive));
+}
+
+#[test]
+fn tritons_linux_gets_its_root_by_url_and_the_configuration_of_nodes() {
+    let mut world = World::new();
+    world.file(&format!("os/{LINUX}/platform/x86_64/filesystem.squashfs"), "");
+    // It needs no bundle of ours.
+    fs::remove_file(world.path("extra/agents/node.cpio.zst")).unwrap();
+    world.file("extra/joysetup/node.config", "datacenter_name=coal\n");
+    let scripts = world.scripts();
+    let script = scripts.boot(&node(LINUX)).unwrap();
+    assert_eq!((script.kind, script.problem), ("boot", None));
+    golden("live.ipxe", &script.text);
+    let archive = scripts.kept_file(node(LINUX).mac(), "boot-files.cpio.gz").unwrap().unwrap();
+    let bytes = bootfs::tests::unpacked(&archive);
+    let has = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has("etc/node.config\0") && has("datacenter_name=coal\n"));
+    assert_eq!(world.scripts().file(&node(LINUX), "boot-files.cpio.gz"), Some(archive));
+    // Also without anything else in it, and not at all without that.
+    world.settings.more.script.boot_files = false;
+    assert!(world.boot(&node(LINUX)).text.contains("/boot-files.cpio.gz ||"));
+    fs::remove_file(world.path("extra/joysetup/node.config")).unwrap();
+    let text = world.boot(&node(LINUX)).text;
+    assert!(text.contains("fetch=http://") && !text.contains("boot-files.cpio.gz"), "{text}");
+}
+
+#[test]
+fn ipxe_loads_as_the_site_wants_it() {
+    let mut world = World::new();
+    world.settings.more.script.command_lines = 4096;
+    let loads = |text: &str, base: &str| {
+        let urls =
+            text.lines().filter_map(|line| line.split(' ').find(|word| word.contains("://")));
+        for url in urls.filter(|url| !url.contains("/boot.ipxe.01")) {
+            assert!(url.starts_with(base), "{url}");
+        }
+    };
+    for (scheme, script, base) in [
+        (Scheme::Tftp, "http://10.99.99.7/boot.ipxe.01", "tftp://10.99.99.7/"),
+        (Scheme::Https, "https://10.99.99.7:8443/boot.ipxe.01", "https://10.99.99.7:8443/"),
+    ] {
+        world.settings.more.script.scheme = scheme;
+        let (certificate, key) = ("/a".into(), "/b".into());
+        world.settings.more.http.tls = Some(crate::http::Tls { port: 8443, certificate, key });
+        for platform in [LINUX, SMARTOS] {
+            let text = world.boot(&node(platform)).text;
+            assert!(text.contains(&format!("chain --replace --autofree {script}")), "{text}");
+            assert!(text.contains(&format!("kernel {base}os/")), "{text}");
+            loads(&text, base);
+        }
+    }
 }
 
 #[test]
@@ -315,7 +366,7 @@ fn a_machine_in_rescue_is_asked_and_boots_without_pools_when_nobody_answers() {
     let script = world.boot(&node);
     assert_eq!((script.kind, script.problem), ("boot", None));
     assert!(script.text.contains("noimport=true"));
-    assert!(!script.text.contains("boot_archive.hash"), "{}", script.text);
+    assert!(!script.text.contains("type=hash"), "{}", script.text);
 }
 
 #[test]
@@ -399,10 +450,19 @@ fn without_parameters_the_newest_platform_is_booted_and_that_is_said() {
     node.found = Found::new(params, Origin::Builtin, None, None);
     let script = world.boot(&node);
     assert_eq!((script.kind, &*script.platform), ("boot", LINUX));
-    assert!(script.text.contains("echo CNAPI tells no boot parameters"), "{}", script.text);
-    let ask = "prompt --key m --timeout 5000";
+    assert!(
+        script.text.contains("item --gap -- CNAPI tells no boot parameters"),
+        "{}",
+        script.text
+    );
+    let ask = "choose --default go --timeout 5000";
     let (before, _) = script.text.split_once("\nkernel ").unwrap();
     assert!(before.contains(ask) && script.text.contains("\n:menu\n"), "{}", script.text);
+    golden("unknown.ipxe", &script.text);
+    world.file("os/20270101T000000Z/platform/i86pc/kernel/amd64/unix", "");
+    world.file("os/20270101T000000Z/platform/i86pc/amd64/boot_archive", "");
+    let grub = world.scripts().grub(&node).unwrap().text;
+    assert!(grub.contains("(the newest: no parameters of this machine are known)"), "{grub}");
     // Who has chosen in the menu.
     node.choice.platform = Some(LINUX.to_owned());
     assert!(!world.boot(&node).text.contains(ask));

@@ -87,6 +87,14 @@ impl File {
         problems.extend(self.progress.problems());
         problems.extend(self.params.problems());
         problems.extend(self.script.problems());
+        let https = [
+            ("dhcp.http_scheme", self.dhcp.http_scheme == dhcp::Scheme::Https),
+            ("script.scheme", self.script.scheme == script::Scheme::Https),
+        ];
+        for (key, _) in https.into_iter().filter(|(_, told)| *told && self.http.tls.is_none()) {
+            let message = "https needs a certificate: tell it in [http.tls]".to_owned();
+            problems.push(Problem { key: key.to_owned(), message });
+        }
         problems
     }
 }
@@ -106,6 +114,13 @@ mod tests {
         let file = File::read(&path).unwrap();
         assert_eq!(file.networks.len(), 1);
         assert_eq!(file.admission.policy, admission::Verdict::Hold);
+        let https = "[dhcp]\nhttp_scheme = \"https\"\n[script]\nscheme = \"https\"\n";
+        let mut file: File = toml::from_str(https).unwrap();
+        let keys: Vec<String> = file.problems().into_iter().map(|problem| problem.key).collect();
+        assert_eq!(keys, ["dhcp.http_scheme", "script.scheme"]);
+        let (certificate, key) = ("/a".into(), "/b".into());
+        file.http.tls = Some(http::Tls { port: 443, certificate, key });
+        assert!(file.problems().iter().all(|problem| problem.key.starts_with("http.tls")));
         std::fs::write(&path, format!("{text}subnett = 1\n")).unwrap();
         let error = File::read(&path).unwrap_err().to_string();
         assert!(error.contains("subnett") && error.contains("line 7"), "{error}");

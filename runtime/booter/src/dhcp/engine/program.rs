@@ -1,15 +1,11 @@
 //! Which boot program or script a machine is sent to, and the answer that holds nothing else.
 
-use std::net::Ipv4Addr;
-
 use dhcproto::v4::MessageType;
-use headnode_model::ports;
 
 use super::{Asked, Engine, Outcome};
 use crate::dhcp::arch::{self, Program};
 use crate::dhcp::packet::Client;
 use crate::dhcp::reply;
-use crate::dhcp::settings::Scheme;
 
 impl Engine {
     /// The PXE specification's answer beside another server: DISCOVER on the DHCP port gets an
@@ -39,7 +35,6 @@ impl Engine {
     pub(super) fn boot_file(&mut self, asked: &Asked<'_>) -> Result<Option<String>, String> {
         let Asked { request, client, settings, now, .. } = *asked;
         let booter = &self.context.booter;
-        let port = booter.ports.http;
         let http = client == Client::Http;
         let boots = match client {
             Client::Other => false,
@@ -50,7 +45,7 @@ impl Engine {
         if boots
             && let Some(own) = booter.own_boot_file((request.mac, request.uuid()), &request.archs)
         {
-            let below = http.then(|| url(settings.http_scheme, booter.admin_ip, port));
+            let below = http.then(|| booter.base(settings.http_scheme));
             return own.map(|name| {
                 Some(match below {
                     Some(base) => format!("{base}/firmware/{name}"),
@@ -60,7 +55,7 @@ impl Engine {
         }
         match client {
             Client::Ipxe => {
-                let base = url(Scheme::Http, booter.admin_ip, port);
+                let base = booter.script_base();
                 return Ok(Some(format!("{base}/boot.ipxe.01{}", request.mac.bare())));
             }
             Client::Other => return Ok(None),
@@ -69,7 +64,7 @@ impl Engine {
         }
         match arch::program(&request.archs, http, &settings.programs) {
             (_, Program::File(name)) if http => {
-                let base = url(settings.http_scheme, booter.admin_ip, port);
+                let base = booter.base(settings.http_scheme);
                 Ok(Some(format!("{base}/firmware/{name}")))
             }
             (_, Program::File(name)) => Ok(Some(name.to_owned())),
@@ -84,19 +79,5 @@ impl Engine {
                 Err(format!("{arch}: {why}"))
             }
         }
-    }
-}
-
-/// The beginning of a URL on this booter.
-fn url(scheme: Scheme, ip: Ipv4Addr, port: u16) -> String {
-    let (word, standard) = match scheme {
-        Scheme::Http => ("http", ports::BOOTER_HTTP),
-        Scheme::Https => ("https", 443),
-    };
-    // The one port that the booter's settings know is that of plain HTTP.
-    if scheme == Scheme::Https || port == standard {
-        format!("{word}://{ip}")
-    } else {
-        format!("{word}://{ip}:{port}")
     }
 }
