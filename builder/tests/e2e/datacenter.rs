@@ -89,6 +89,25 @@ impl Datacenter {
         done.unwrap_or_else(|error| panic!("{machine}: {command}: {error:#}")).stdout
     }
 
+    /// Waits until the agent of a machine's current run has said something. Not by the console: what is
+    /// written there while the login prompt takes it over may be lost.
+    pub fn wait_said(&self, machine: &str, text: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let machine = self.lab.machine(machine);
+        machine.wait_ssh(limit).unwrap_or_else(|error| panic!("{error:#}"));
+        loop {
+            let said = match machine.ssh("journalctl -b -u sdc-agent -o cat") {
+                Ok(out) => out.stdout,
+                Err(error) => format!("{error:#}"),
+            };
+            if said.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {text:?} in: {said}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
     /// Tells the headnode to reboot: `wait_next_boot` sees that it does.
     pub fn reboot_headnode(&self) {
         let done = self.lab.machine("headnode").ssh("systemctl reboot");

@@ -90,7 +90,8 @@ fn spine(firmware: Firmware, cuts: &[&str]) {
     check(&dc);
     dc.memory_of_services();
     if let Some(twin) = twin {
-        dc.wait(twin, r"CNAPI REFUSES this server: .*override_uuid=", BOOT);
+        dc.wait_said(twin, "CNAPI REFUSES this server: ", BOOT);
+        dc.wait_said(twin, "override_uuid=", BOOT);
         dc.lab.machine(twin).power_kill().unwrap();
         check(&dc);
     }

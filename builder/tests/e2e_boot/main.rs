@@ -72,12 +72,12 @@ fn e2e_boot_by_any_firmware_over_any_network_and_without_the_control_plane() {
     dc.headnode("systemctl stop sdc-control");
     nodes::reboot_unregistered(&dc, BIOS, "with the control plane stopped");
     dc.headnode("systemctl start sdc-control");
-    dc.wait(BIOS, "registered: done", BOOT);
+    dc.wait_said(BIOS, "registered: done", BOOT);
 
     dc.headnode("systemctl kill --signal STOP sdc-control");
     nodes::reboot_unregistered(&dc, UEFI, "with the control plane hanging");
     dc.headnode("systemctl kill --signal CONT sdc-control");
-    dc.wait(UEFI, "registered: done", BOOT);
+    dc.wait_said(UEFI, "registered: done", BOOT);
 
     // Ends the recordings.
     drop(dc);

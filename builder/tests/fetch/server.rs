@@ -199,8 +199,9 @@ impl Server {
             return Some(());
         }
         for piece in body[..end].chunks(1 << 14) {
-            out.write_all(piece).ok()?;
+            // Before the client can have it.
             self.state.0.lock().unwrap().requests[number].sent += piece.len();
+            out.write_all(piece).ok()?;
         }
         match fault {
             Some(Fault::Stall(_)) => {

@@ -204,8 +204,9 @@ impl Server {
         };
         write!(out, "{head}\r\n").ok()?;
         for piece in body[..end].chunks(1 << 14) {
-            out.write_all(piece).ok()?;
+            // Before the client can have it.
             self.change(|state| state.sent += piece.len() as u64);
+            out.write_all(piece).ok()?;
         }
         match fault {
             Fault::Stall(_) => {

@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod clock;
+mod consoles;
 pub mod daemon;
 pub mod http;
 pub mod linux;

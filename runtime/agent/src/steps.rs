@@ -1,16 +1,13 @@
 //! Named steps with their events: start of a node, setup of a server.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use headnode_model::event::{Event, StepEvent};
 
-use crate::clock;
+use crate::{clock, consoles};
 
 /// Takes events.
 pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -108,20 +105,7 @@ pub fn say(line: &dyn fmt::Display) {
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
     // systemd sets this for what it starts.
     if std::env::var_os("INVOCATION_ID").is_some() {
-        write_to_consoles(&line);
-    }
-}
-
-/// Writes to every console that the kernel uses. `/dev/console` is only one of them, and with a
-/// parameter `console=` for a port that the machine lacks it is not the one that is looked at.
-fn write_to_consoles(line: &str) {
-    let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    for device in active.split_whitespace() {
-        // A port whose other end does not take anything must not hold the agent up.
-        let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
-        let path = Path::new("/dev").join(device);
-        let opened = OpenOptions::new().write(true).custom_flags(flags).open(path);
-        let _ = opened.and_then(|mut console| console.write_all(line.as_bytes()));
+        consoles::write(&line);
     }
 }
 

@@ -207,10 +207,10 @@ async fn it_registers_then_beats_and_reports_its_status() {
 #[tokio::test]
 async fn an_absent_cnapi_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
-    // A port that nobody listens on: taken, then given back.
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // A port that nobody listens on yet, and that nobody else can take.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = taken.local_addr().unwrap();
-    drop(taken);
     let heard = Heard::new();
     let url = format!("http://{address}");
     let running = start_with(folder.path(), Arc::default(), heard.clone(), &url).await;
@@ -218,7 +218,7 @@ async fn an_absent_cnapi_is_waited_for() {
     let id = Uuid::from_u128(1);
     running.post("nop", Value::Null, id).await.unwrap();
     assert_eq!(running.wait_over(id).await.status, TaskStatus::Complete);
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = taken.listen(16).unwrap();
     tokio::spawn(cnapi(heard.clone(), listener));
     heard.until("heartbeat", 1).await;
     running.end().await;

@@ -103,12 +103,14 @@ fn a_slow_client_gets_its_rate_and_others_get_all() {
     };
     let range = ["-r", "0-409599", &url];
     let two = time(&[&["--interface", "127.0.0.3"], range.as_slice()].concat());
-    assert!((1.8..3.5).contains(&two.as_secs_f64()), "{two:?}");
-    assert!(time(&range) < Duration::from_secs(1));
+    // How much later it is, and how fast others are, is a matter of the machine.
+    assert!(two.as_secs_f64() >= 1.8, "{two:?}");
+    let other = time(&range);
+    assert!(other < two / 2, "{other:?}, {two:?}");
     // A reload counts for the next request.
     world.limits.set(Limits::default());
     let fast = time(&[&["--interface", "127.0.0.3"], range.as_slice()].concat());
-    assert!(fast < Duration::from_secs(1), "{fast:?}");
+    assert!(fast < two / 2, "{fast:?}, {two:?}");
 }
 
 #[test]

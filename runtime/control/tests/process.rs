@@ -5,7 +5,9 @@ mod common;
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Output;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use common::process::{Process, command, command_on, machine};
 use headnode_client::ServerQuery;
@@ -29,15 +31,19 @@ async fn what_was_acknowledged_survives_kill_9() {
         for uuid in &acknowledged {
             assert!(known.iter().any(|s| s.uuid == *uuid), "{uuid} is lost, round {round}");
         }
+        let written = Arc::new(AtomicUsize::new(0));
         let writers: Vec<_> = (0..4u32)
             .map(|writer| {
-                let cnapi = process.cnapi.clone();
+                let (cnapi, written) = (process.cnapi.clone(), Arc::clone(&written));
                 tokio::spawn(async move {
                     let mut done = Vec::new();
                     for n in 0.. {
                         let machine = machine(round * 100_000 + writer * 10_000 + n);
                         match cnapi.register_sysinfo(&machine).await {
-                            Ok(()) => done.push(machine.uuid),
+                            Ok(()) => {
+                                done.push(machine.uuid);
+                                written.fetch_add(1, Ordering::Relaxed);
+                            }
                             Err(_) => break,
                         }
                     }
@@ -45,7 +51,11 @@ async fn what_was_acknowledged_survives_kill_9() {
                 })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        let until = Instant::now() + Duration::from_secs(60);
+        while written.load(Ordering::Relaxed) < 20 {
+            assert!(Instant::now() < until, "too few writes");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         process.child.kill().unwrap();
         process.child.wait().unwrap();
         for writer in writers {

@@ -68,6 +68,20 @@ impl Client {
         }
     }
 
+    /// The packet of a block. A busy machine's answers may have been late: what was sent again of blocks
+    /// before it is passed over.
+    pub async fn receive_block(&mut self, block: u16) -> Vec<u8> {
+        loop {
+            let packet = self.receive().await;
+            let [0, 3, high, low, ..] = packet[..] else { panic!("no data: {packet:?}") };
+            let got = u16::from_be_bytes([high, low]);
+            assert!(got <= block, "block {got}, not {block}");
+            if got == block {
+                return packet;
+            }
+        }
+    }
+
     pub async fn send(&self, bytes: &[u8]) {
         self.socket.send_to(bytes, self.server.unwrap()).await.unwrap();
     }
