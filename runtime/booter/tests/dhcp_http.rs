@@ -12,6 +12,8 @@ use common::{OTHER_STAMP, STAMP, Source, pxe, start, world};
 use dhcproto::v4::MessageType;
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -165,4 +167,25 @@ async fn a_port_that_is_taken_is_named_with_a_hint() {
     let port = world.booter.settings().ports.http;
     assert!(error.contains(&format!("HTTP port 127.0.0.1:{port}/tcp")), "{error}");
     assert!(error.contains("another server has it"), "{error}");
+}
+
+#[tokio::test]
+async fn new_settings_drop_no_download() {
+    let world = world(Arc::default()).await;
+    let mut running = TcpStream::connect(world.booter.http_address()).await.unwrap();
+    let path = format!("/os/{STAMP}/platform/x86_64/initrd");
+    let ask = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    running.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1000];
+    running.read_exact(&mut answer).await.unwrap();
+    let folder = world.dir.path().join("config.inc");
+    fs::create_dir_all(&folder).unwrap();
+    // Not even one that those after it do not get any more.
+    let text =
+        "[http]\nconnections = 1\nconnections_per_client = 1\n[admission]\npolicy = \"ignore\"\n";
+    fs::write(folder.join("booter.toml"), text).unwrap();
+    let changed = world.booter.reload().await.unwrap();
+    assert_eq!(changed, ["http", "admission"]);
+    running.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(&vec![7; 3_000_000]), "{} bytes", answer.len());
 }

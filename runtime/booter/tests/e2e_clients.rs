@@ -8,7 +8,7 @@ mod lab;
 use std::fs;
 
 use common::{STAMP, kpxe};
-use lab::{Cable, Lab, SERVER, config, large, script};
+use lab::{Cable, Lab, SERVER, config, ip, large, script};
 
 #[test]
 fn e2e_dhclient_gets_renews_and_gives_back_an_address() {
@@ -82,6 +82,43 @@ fn e2e_udhcpc_gets_and_renews_an_address() {
     };
     assert_eq!(of("hook bound"), of("hook renew"));
     assert!(of("hook bound").contains(SERVER), "{log}");
+}
+
+#[test]
+fn e2e_other_interfaces_get_no_answer() {
+    let mut lab = Lab::new("i", Cable::Good);
+    let (server, other) = (lab.server.clone(), format!("{}o", lab.server));
+    lab.namespace(&other);
+    ip(&format!("-n {server} link add other0 type veth peer name eth0 netns {other}"));
+    ip(&format!("-n {server} addr add 10.97.0.1/24 dev other0"));
+    ip(&format!("-n {server} link set other0 up"));
+    ip(&format!("-n {other} link set eth0 up"));
+    ip(&format!("-n {other} addr add 10.97.0.2/24 dev eth0"));
+    lab.booter(&large(), &[]);
+    let hook = lab.path("hook");
+    script(&hook, "#!/bin/sh\necho \"hook $1 $ip\"\n");
+    let hook = hook.to_str().unwrap().to_owned();
+    let class = "PXEClient:Arch:00000:UNDI:002001";
+    let once = ["-n", "-q", "-f", "-t", "3", "-T", "1", "-i", "eth0", "-s", &hook, "-V", class];
+    let out = lab.output(&other, "udhcpc", &once);
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(!out.status.success() && said.contains("hook leasefail"), "{said}");
+    let get = |ip: &str| ["-sS", "-m", "5", &format!("http://{ip}/healthz")].map(str::to_owned);
+    let curl = |ns: &str, ip: &str| {
+        let args = get(ip);
+        lab.output(ns, "curl", &args.each_ref().map(String::as_str)).status.success()
+    };
+    assert!(!curl(&other, "10.97.0.1"));
+    let tftp = ["5", "tftp", "-m", "binary", "10.97.0.1", "-c", "get", "undionly.kpxe", "there"];
+    lab.output(&other, "timeout", &tftp);
+    assert!(fs::read(lab.path("there")).unwrap_or_default().is_empty());
+    assert!(!lab.log("booter.log").contains("\"DHCP "), "{}", lab.log("booter.log"));
+    // The same questions are answered where it serves.
+    let peer = lab.peer.clone();
+    let out = lab.output(&peer, "udhcpc", &once);
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(out.status.success() && said.contains("hook bound 10.99."), "{said}");
+    assert!(curl(&peer, SERVER));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod standin;
+pub mod vm;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
