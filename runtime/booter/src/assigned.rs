@@ -57,26 +57,27 @@ pub(crate) async fn follow(
     let mut tick = tokio::time::interval(PAUSE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ask = async {
+        let mut silent = false;
         loop {
             tick.tick().await;
             let tags = leases.lock().unwrap_or_else(PoisonError::into_inner).tags();
-            match timeout(BOOT_PARAMS_BUDGET, source.addresses(&tags)).await {
+            let problem = match timeout(BOOT_PARAMS_BUDGET, source.addresses(&tags)).await {
+                Ok(Ok(None)) => return,
                 Ok(Ok(Some(addresses))) => {
                     let (leases, path) = (Arc::clone(&leases), state.join(FILE));
                     let taken =
                         tokio::task::spawn_blocking(move || take(&leases, &path, addresses));
-                    if let Err(error) = taken.await {
-                        tracing::error!("taking the addresses that NAPI tells: {error}");
-                    }
+                    taken.await.err().map(|error| error.to_string())
                 }
-                Ok(Ok(None)) => return,
-                Ok(Err(error)) => tracing::warn!(
-                    "NAPI does not say which addresses it has given, those of before count: {error}"
-                ),
-                Err(_) => tracing::warn!(
-                    "NAPI does not answer which addresses it has given, those of before count"
-                ),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer within {} s", BOOT_PARAMS_BUDGET.as_secs())),
+            };
+            if let Some(problem) = problem.as_ref().filter(|_| !silent) {
+                tracing::warn!(
+                    "NAPI does not say which addresses it has given, those of before count: {problem}"
+                );
             }
+            silent = problem.is_some();
         }
     };
     tokio::select! {
