@@ -136,7 +136,7 @@ pub fn build(
             outputs.add(Some(Format::Usb), name, disk.partition_map().as_bytes())?;
         }
         if wants(Format::Vmdk) {
-            outputs::write_vmx(inputs, kind, &mut outputs)?;
+            outputs::write_machine(inputs, kind, &mut outputs)?;
         }
         free = Some(disk.free());
         mapped = done.mapped;

@@ -23,7 +23,7 @@ use crate::image::output::{self, Compression, ImageSink, Output, Written};
 use crate::image::pool::Pool;
 use crate::image::pxe;
 use crate::image::qcow2::Qcow2;
-use crate::image::vmdk::Vmdk;
+use crate::image::vmdk::{Vmdk, blank};
 use crate::image::vmx::Machine;
 use crate::personal::telling;
 use crate::progress::{Steps, set_length};
@@ -376,21 +376,23 @@ pub(super) fn write_pxe(
         .context("writing the boot server's files")
 }
 
-/// Writes the description of the VMware machine that the vmdk belongs to.
-pub(super) fn write_vmx(
+/// Writes the rest of the VMware machine that the vmdk belongs to: the empty disk for its pool, and
+/// the description of it all.
+pub(super) fn write_machine(
     inputs: &Inputs,
     kind: Kind,
     outputs: &mut Outputs<'_>,
 ) -> anyhow::Result<()> {
     let disk = outputs.name(Format::Vmdk, inputs);
+    let pool = format!("{}-zpool.vmdk", outputs.stem);
+    let mut file = outputs.create(Some(Format::Vmdk), pool.clone(), false)?;
+    let wishes = &inputs.machine;
+    blank::write(&mut file, &pool, wishes.pool_gib()).with_context(|| format!("writing {pool}"))?;
     let guest = match kind {
         Kind::Linux => "debian12-64",
         Kind::SmartOs => "solaris11-64",
     };
-    let mut machine = Machine::coal("headnode", &disk, guest);
-    let [memory, cpus] = inputs.machine.map(|count| count.and_then(|c| u32::try_from(c).ok()));
-    machine.memory = memory.unwrap_or(machine.memory);
-    machine.cpus = cpus.unwrap_or(machine.cpus);
+    let machine = Machine::coal("headnode", [&disk, &pool], guest, wishes);
     let name = format!("{}.vmx", outputs.stem);
     outputs.add(Some(Format::Vmdk), name, machine.vmx(&inputs.overlays)?.as_bytes())
 }
