@@ -111,6 +111,7 @@ fn all_formats_are_the_same_whatever_surrounds_the_build() {
         ".iso.bmap",
         ".iso.manifest.json",
         ".iso.manifest.json.minisig",
+        ".partition.map",
         ".provenance.json",
         ".qcow2",
         ".qcow2.manifest.json",
