@@ -35,6 +35,7 @@ use crate::tree::{self, bundle};
 /// Names in the boot server's files.
 const PXE_BUNDLE: &str = "headnode.cpio.zst";
 const PXE_KEY: &str = "key.cpio.zst";
+/// A second name of the disc's archive, the one that setup asks the boot server for.
 const PXE_DISC: &str = "fulliso.tgz";
 
 /// A file that a build makes.
@@ -311,6 +312,7 @@ pub(super) fn write_pxe(
         Content::of_file(path).with_context(|| format!("looking at {}", path.display()))
     };
     let mut platform: BTreeMap<String, Content> = platform.collect();
+    let mut links = Vec::new();
     let (os, more, initrds, parameters) = match first.kind {
         Kind::Linux => {
             let bundles = sources.software.iter().flat_map(|(_, bundles)| bundles);
@@ -340,12 +342,13 @@ pub(super) fn write_pxe(
         }
         Kind::SmartOs => {
             let disc = disc.context("there is no disc for the installer")?;
+            let name = format!("fulliso-{VERSION}-{}.tgz", first.stamp);
+            links.push((PXE_DISC.to_owned(), name.clone()));
             let packed = work.join(PXE_DISC);
             let file = File::create(&packed).context("packing the disc for the installer")?;
             archive::write_tgz(&disc.tree.files(), time, file, Arc::clone(pool))?;
             let url = inputs.iso_url.as_deref();
-            let changed =
-                boot_archive::with_installer(first, &disc.tree, url, PXE_DISC, time, work)?;
+            let changed = boot_archive::with_installer(first, &disc.tree, url, &name, time, work)?;
             platform.extend(changed);
             let smt = inputs.smartos.smt;
             let mut parameters = vec![
@@ -355,7 +358,7 @@ pub(super) fn write_pxe(
             ];
             let more = inputs.smartos.properties.iter();
             parameters.extend(more.map(|property| smartos::dash_b(std::slice::from_ref(property))));
-            (pxe::Os::Smartos, vec![(PXE_DISC.to_owned(), of_file(&packed)?)], vec![], parameters)
+            (pxe::Os::Smartos, vec![(name, of_file(&packed)?)], vec![], parameters)
         }
     };
     let parts = pxe::Parts {
@@ -363,6 +366,7 @@ pub(super) fn write_pxe(
         stamp: first.stamp.to_string(),
         platform: platform.into_iter().collect(),
         more,
+        links: links.clone(),
         initrds,
         base: String::new(),
         console: inputs.smartos.console.to_owned(),
@@ -371,7 +375,7 @@ pub(super) fn write_pxe(
     let files = pxe::bundle(parts, &inputs.overlays)?;
     let name = outputs.name(Format::Pxe, inputs);
     let file = outputs.create(Some(Format::Pxe), name, true)?;
-    archive::write_tgz(&files, time, file, Arc::clone(pool))?
+    archive::write_tgz_with_links(&files, &links, time, file, Arc::clone(pool))?
         .sync_data()
         .context("writing the boot server's files")
 }
