@@ -85,7 +85,8 @@ fn the_installer_s_ramdisk_holds_what_it_looks_for() {
     let found = found(&out);
     let script = "#!/bin/bash\n".repeat(500).into_bytes();
     let generic = support::tree().join("overlays/smartos/key/config.inc/generic");
-    let url = "https://netboot.smartos.org/triton-installer/fulliso.tgz\n";
+    let disc = format!("fulliso-{}-{STAMP}.tgz", env!("CARGO_PKG_VERSION"));
+    let url = format!("https://netboot.smartos.org/triton-installer/{disc}\n");
     let folder = (0o040_755, Vec::new());
     for (path, node) in [
         ("scripts", folder.clone()),
@@ -109,6 +110,13 @@ fn the_installer_s_ramdisk_holds_what_it_looks_for() {
     let image = out.join(AMD64).join("boot_archive");
     let read = run("grub-fstest", &[text(&image), "cat", "(loop0)/isourl.txt"]);
     assert_eq!(read, url);
+    // The name that setup asks the boot server for leads to it (C§1.14).
+    assert_eq!(fs::read_link(out.join("fulliso.tgz")).unwrap(), Path::new(&disc));
+    assert!(fs::symlink_metadata(out.join(&disc)).unwrap().is_file());
+    for line in [&disc as &str, "fulliso.tgz"] {
+        let sums = fs::read_to_string(out.join("SHA256SUMS")).unwrap();
+        assert!(sums.contains(&format!("  {line}\n")), "{sums}");
+    }
 
     // The same once more, in another place.
     let other = tempfile::tempdir().unwrap();
@@ -122,12 +130,14 @@ fn the_address_of_the_disc_s_archive_can_be_chosen() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(dir.path(), 12 << 20);
     for (given, url, host) in [
-        ("http://10.1.2.3:8080/x/", "http://10.1.2.3:8080/x/fulliso.tgz", "10.1.2.3"),
+        ("http://10.1.2.3:8080/x/", "http://10.1.2.3:8080/x/fulliso-VERSION.tgz", "10.1.2.3"),
         ("https://example.org/our.tgz", "https://example.org/our.tgz", "example.org"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (out, _) = unpacked(dir.path(), &archive, &json!({"iso-url": given}));
         let found = found(&out);
+        let version = format!("{}-{STAMP}", env!("CARGO_PKG_VERSION"));
+        let url = url.replace("VERSION", &version);
         assert_eq!(found["isourl.txt"].1, format!("{url}\n").as_bytes());
         assert_eq!(found["testdomain.txt"].1, format!("{host}\n").as_bytes());
     }

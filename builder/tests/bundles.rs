@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use headnode::image::archive::{Error, write_tgz};
+use headnode::image::archive::{Error, write_tgz, write_tgz_with_links};
 use headnode::image::output::{BLOCK, Compression, Output, packed};
 use headnode::image::pool::Pool;
 use headnode::image::pxe::{self, Os, Parts};
@@ -102,7 +102,8 @@ fn smartos() -> Parts {
             ("platform/i86pc/amd64/boot_archive", "archive"),
             ("platform/i86pc/amd64/boot_archive.hash", "hash"),
         ]),
-        more: files(&[("fulliso.tgz", "all")]),
+        more: files(&[("fulliso-1.tgz", "all")]),
+        links: vec![("fulliso.tgz".to_owned(), "fulliso-1.tgz".to_owned())],
         initrds: vec![],
         base: String::new(),
         console: "ttyb".to_owned(),
@@ -137,16 +138,27 @@ fn a_network_boot_bundle_holds_script_and_digests() {
 
     let dir = tempfile::tempdir().unwrap();
     let file = File::create(dir.path().join("a.tgz")).unwrap();
-    write_tgz(&files, 0, file, Pool::new(1).unwrap()).unwrap();
+    write_tgz_with_links(&files, &smartos().links, 0, file, Pool::new(1).unwrap()).unwrap();
     run(dir.path(), "tar", &["-xzf", "a.tgz"]);
     let said = run(dir.path(), "sha256sum", &["--strict", "-c", pxe::SUMS]);
-    assert_eq!(said.matches(": OK").count(), files.len() - 1, "{said}");
+    // All files but the list, and the link.
+    assert_eq!(said.matches(": OK").count(), files.len(), "{said}");
+    assert_eq!(fs::read_link(dir.path().join("fulliso.tgz")).unwrap(), Path::new("fulliso-1.tgz"));
+    assert_eq!(fs::read(dir.path().join("fulliso.tgz")).unwrap(), b"all");
+
+    let link = |name: &str, target: &str| {
+        let links = vec![(name.to_owned(), target.to_owned())];
+        pxe::bundle(Parts { links, ..smartos() }, &overlays()).err()
+    };
+    assert!(matches!(link("a", "fulliso-2.tgz"), Some(pxe::Error::Lacks { .. })));
+    assert!(matches!(link("fulliso-1.tgz", "fulliso-1.tgz"), Some(pxe::Error::Twice(_))));
 }
 
 #[test]
 fn a_bundle_of_a_linux_platform_loads_its_own_files_too() {
     let parts = Parts {
         os: Os::Linux,
+        links: vec![],
         platform: files(&[("platform/x86_64/vmlinuz", "k"), ("platform/x86_64/initrd", "i")]),
         more: files(&[("bundle/headnode.cpio.zst", "b")]),
         initrds: vec!["bundle/headnode.cpio.zst".to_owned()],

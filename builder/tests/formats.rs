@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use headnode::image::Sink;
 use headnode::image::output::{BLOCK, Compression, ImageSink, Output, Written, packed};
 use headnode::image::pool::Pool;
 use headnode::image::qcow2::Qcow2;
-use headnode::image::vmdk::Vmdk;
+use headnode::image::vmdk::{Vmdk, blank};
 use nix::sys::stat::{Mode, umask};
 use proptest::prelude::*;
 
@@ -129,6 +130,55 @@ fn other_programs_read_every_format() {
         let size = fs::metadata(dir.path().join(name)).unwrap().len();
         assert!(size < 2 << 20, "{name} has {size} bytes: holes are not left out");
     }
+}
+
+/// An empty disk: others find nothing wrong with it, before and after they have written to it.
+#[test]
+fn an_empty_disk_can_be_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("zpool.vmdk");
+    for gib in [0, blank::MAX_GIB + 1] {
+        let error = blank::write(&mut File::create(&path).unwrap(), "x", gib).unwrap_err();
+        assert!(error.to_string().contains("a disk has 1 to 2047 GiB"), "{error}");
+    }
+    for gib in [1, 3, 60, blank::MAX_GIB] {
+        let mut file = File::create(&path).unwrap();
+        blank::write(&mut file, "zpool \"1\".vmdk", gib).unwrap();
+        let info = run("qemu-img", &["info", "--output=json", text(&path)]);
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        assert_eq!(info["format"], "vmdk");
+        assert_eq!(info["virtual-size"], gib << 30);
+        let data = &info["format-specific"]["data"];
+        assert_eq!(data["create-type"], "monolithicSparse");
+        assert_eq!(data["extents"][0]["filename"], text(&path));
+        let blocks = file.metadata().unwrap().blocks() * 512;
+        assert!(blocks < (1 << 20) + gib * 1024, "{gib} GiB: {blocks} bytes are in use");
+        let said = run("qemu-img", &["check", "-f", "vmdk", text(&path)]);
+        assert!(said.contains("No errors were found"), "{said}");
+        let map = run("qemu-img", &["map", "--output=json", text(&path)]);
+        assert!(!map.contains("\"data\": true"), "{map}");
+        let last = (gib << 30) - 65_536;
+        for at in [0, last / 2 / 65_536 * 65_536, last] {
+            let write = format!("write -P 165 {at} 64k");
+            run("qemu-io", &["-f", "vmdk", "-c", &write, text(&path)]);
+            let read = format!("read -P 165 {at} 64k");
+            let said = run("qemu-io", &["-f", "vmdk", "-c", &read, text(&path)]);
+            assert!(said.contains("read 65536/65536") && !said.contains("failed"), "{said}");
+        }
+        let said = run("qemu-img", &["check", "-f", "vmdk", text(&path)]);
+        assert!(said.contains("No errors were found"), "{said}");
+    }
+    // Both directories of a disk tell the same tables to those who look at either.
+    blank::write(&mut File::create(&path).unwrap(), "x", 2).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let [redundant, first] = [48, 56].map(|at| long(at) * 512);
+    let shift = u32::try_from((first - redundant) / 512).unwrap();
+    let entry = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    for table in 0..64 {
+        assert_eq!(entry(redundant + 4 * table) + shift, entry(first + 4 * table));
+    }
+    assert_eq!(long(64) * 512, bytes.len());
 }
 
 #[test]

@@ -94,6 +94,22 @@ fn other_programs_find_the_image_in_order() {
     assert!(!listing.contains("::/config\n"), "first boot writes it");
     let meta = fs::metadata(&image).unwrap();
     assert!(meta.blocks() * 512 < meta.len() / 10, "the image is not sparse");
+    // The map of partitions tells what the table does, and which partition is what for illumos.
+    let map = fs::read_to_string(parts.dir.path().join("a.partition.map")).unwrap();
+    let lines: Vec<Vec<&str>> = map.lines().map(|line| line.split(' ').collect()).collect();
+    for (number, (line, tag)) in (1..).zip(lines.iter().zip(["12", "1", "2"])) {
+        let said = run("sgdisk", &["-i", &format!("{number}"), text(&image)]);
+        let [first, last] = ["First sector: ", "Last sector: "].map(|word| {
+            let rest = said.split(word).nth(1).unwrap_or_else(|| panic!("no {word} in\n{said}"));
+            rest.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        let (offset, size) = (first * 512, (last + 1 - first) * 512);
+        assert!(said.contains(&format!("Partition name: '{}'", line[0])), "{line:?}:\n{said}");
+        assert_eq!(line[1..], [tag, &offset.to_string(), &size.to_string()], "{said}");
+    }
+    let table = run("sgdisk", &["-p", text(&image)]);
+    let partitions = table.split("Name\n").nth(1).unwrap().lines().count();
+    assert_eq!((lines.len(), map.ends_with('\n')), (partitions, true), "{table}");
     let inspected = stdout(&headnode(&["inspect", "--json", text(&image)]));
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected["platforms"][0]["stamp"], "20260102T030405Z");

@@ -99,6 +99,7 @@ fn all_formats_are_the_same_whatever_surrounds_the_build() {
     let names: Vec<_> = one.keys().map(|name| name.strip_prefix(STEM).unwrap()).collect();
     let expected = [
         "-pxe.tgz",
+        "-zpool.vmdk",
         ".SHA256SUMS",
         ".SHA256SUMS.minisig",
         ".cdx.json",
@@ -110,6 +111,7 @@ fn all_formats_are_the_same_whatever_surrounds_the_build() {
         ".iso.bmap",
         ".iso.manifest.json",
         ".iso.manifest.json.minisig",
+        ".partition.map",
         ".provenance.json",
         ".qcow2",
         ".qcow2.manifest.json",
@@ -159,6 +161,12 @@ fn other_programs_agree_with_everything_that_is_made() {
     for disk in [".qcow2", ".vmdk"] {
         run("qemu-img", &["check", "-q", &made(disk)]);
         run("qemu-img", &["compare", "-q", &made(disk), &made(".img")]);
+    }
+    run("qemu-img", &["check", "-q", &made("-zpool.vmdk")]);
+    let machine = fs::read_to_string(path(".vmx")).unwrap();
+    for (bus, end) in [("ide0:0", ".vmdk"), ("scsi0:0", "-zpool.vmdk")] {
+        let line = format!("{bus}.fileName = \"{STEM}{end}\"\n");
+        assert!(machine.contains(&line), "{machine}");
     }
     run("sgdisk", &["-v", &made(".iso")]);
     let disc = dir.path().join("disc");

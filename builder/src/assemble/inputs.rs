@@ -11,6 +11,7 @@ use crate::answers::{self, Passwords};
 use crate::boot::{grub, smartos};
 use crate::image::Content;
 use crate::image::output::Compression;
+use crate::image::vmx::Wishes;
 use crate::manifest::signature::SecretKey;
 use crate::source::fetch::Artefact;
 use crate::source::firmware::{self, Catalogue, LoaderKind};
@@ -60,8 +61,8 @@ pub struct Inputs {
     pub signing_key: Option<SecretKey>,
     /// The workspace whose crates the programs are built from, when it is at hand.
     pub workspace: Option<PathBuf>,
-    /// Memory in MiB and processors of the machine that a vmdk belongs to, where they are chosen.
-    pub machine: [Option<u64>; 2],
+    /// What is wished of the machine that a vmdk belongs to.
+    pub machine: Wishes,
     /// Keys that may log in as root.
     pub authorized_keys: Option<PathBuf>,
     /// Where the image goes, when it is named.
@@ -218,7 +219,14 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
         formats,
         signing_key,
         workspace,
-        machine: [spec.parts.coal_memsize, spec.parts.coal_numvcpus],
+        machine: Wishes {
+            memory: spec.parts.coal_memsize,
+            cpus: spec.parts.coal_numvcpus,
+            pool: spec.parts.coal_zpool_disk_size,
+            fusion: spec.parts.vmware_version,
+            serial: spec.parts.coal_enable_serial,
+            paths: [spec.parts.coal_serial0_path, spec.parts.coal_serial1_path],
+        },
         programs,
         overlays,
         firmware: found,

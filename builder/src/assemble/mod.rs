@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use headnode_model::manifest::Manifest;
 
-use crate::image::layout::Layout;
 use crate::image::pool::Pool;
 use crate::progress::{Steps, set_length};
 use crate::source::fetch;
@@ -131,12 +130,12 @@ pub fn build(
         for format in DISKS.into_iter().filter(|format| wants(*format)) {
             records::of_image(inputs, format, &manifest, &done, &mut outputs)?;
         }
-        if loader.layout() == Layout::Illumos {
+        if wants(Format::Usb) {
             let name = format!("{}.partition.map", outputs.stem);
             outputs.add(Some(Format::Usb), name, disk.partition_map().as_bytes())?;
         }
         if wants(Format::Vmdk) {
-            outputs::write_vmx(inputs, kind, &mut outputs)?;
+            outputs::write_machine(inputs, kind, &mut outputs)?;
         }
         free = Some(disk.free());
         mapped = done.mapped;

@@ -23,7 +23,7 @@ use crate::image::output::{self, Compression, ImageSink, Output, Written};
 use crate::image::pool::Pool;
 use crate::image::pxe;
 use crate::image::qcow2::Qcow2;
-use crate::image::vmdk::Vmdk;
+use crate::image::vmdk::{Vmdk, blank};
 use crate::image::vmx::Machine;
 use crate::personal::telling;
 use crate::progress::{Steps, set_length};
@@ -35,6 +35,7 @@ use crate::tree::{self, bundle};
 /// Names in the boot server's files.
 const PXE_BUNDLE: &str = "headnode.cpio.zst";
 const PXE_KEY: &str = "key.cpio.zst";
+/// A second name of the disc's archive, the one that setup asks the boot server for.
 const PXE_DISC: &str = "fulliso.tgz";
 
 /// A file that a build makes.
@@ -311,6 +312,7 @@ pub(super) fn write_pxe(
         Content::of_file(path).with_context(|| format!("looking at {}", path.display()))
     };
     let mut platform: BTreeMap<String, Content> = platform.collect();
+    let mut links = Vec::new();
     let (os, more, initrds, parameters) = match first.kind {
         Kind::Linux => {
             let bundles = sources.software.iter().flat_map(|(_, bundles)| bundles);
@@ -340,12 +342,13 @@ pub(super) fn write_pxe(
         }
         Kind::SmartOs => {
             let disc = disc.context("there is no disc for the installer")?;
+            let name = format!("fulliso-{VERSION}-{}.tgz", first.stamp);
+            links.push((PXE_DISC.to_owned(), name.clone()));
             let packed = work.join(PXE_DISC);
             let file = File::create(&packed).context("packing the disc for the installer")?;
             archive::write_tgz(&disc.tree.files(), time, file, Arc::clone(pool))?;
             let url = inputs.iso_url.as_deref();
-            let changed =
-                boot_archive::with_installer(first, &disc.tree, url, PXE_DISC, time, work)?;
+            let changed = boot_archive::with_installer(first, &disc.tree, url, &name, time, work)?;
             platform.extend(changed);
             let smt = inputs.smartos.smt;
             let mut parameters = vec![
@@ -355,7 +358,7 @@ pub(super) fn write_pxe(
             ];
             let more = inputs.smartos.properties.iter();
             parameters.extend(more.map(|property| smartos::dash_b(std::slice::from_ref(property))));
-            (pxe::Os::Smartos, vec![(PXE_DISC.to_owned(), of_file(&packed)?)], vec![], parameters)
+            (pxe::Os::Smartos, vec![(name, of_file(&packed)?)], vec![], parameters)
         }
     };
     let parts = pxe::Parts {
@@ -363,6 +366,7 @@ pub(super) fn write_pxe(
         stamp: first.stamp.to_string(),
         platform: platform.into_iter().collect(),
         more,
+        links: links.clone(),
         initrds,
         base: String::new(),
         console: inputs.smartos.console.to_owned(),
@@ -371,26 +375,28 @@ pub(super) fn write_pxe(
     let files = pxe::bundle(parts, &inputs.overlays)?;
     let name = outputs.name(Format::Pxe, inputs);
     let file = outputs.create(Some(Format::Pxe), name, true)?;
-    archive::write_tgz(&files, time, file, Arc::clone(pool))?
+    archive::write_tgz_with_links(&files, &links, time, file, Arc::clone(pool))?
         .sync_data()
         .context("writing the boot server's files")
 }
 
-/// Writes the description of the VMware machine that the vmdk belongs to.
-pub(super) fn write_vmx(
+/// Writes the rest of the VMware machine that the vmdk belongs to: the empty disk for its pool, and
+/// the description of it all.
+pub(super) fn write_machine(
     inputs: &Inputs,
     kind: Kind,
     outputs: &mut Outputs<'_>,
 ) -> anyhow::Result<()> {
     let disk = outputs.name(Format::Vmdk, inputs);
+    let pool = format!("{}-zpool.vmdk", outputs.stem);
+    let mut file = outputs.create(Some(Format::Vmdk), pool.clone(), false)?;
+    let wishes = &inputs.machine;
+    blank::write(&mut file, &pool, wishes.pool_gib()).with_context(|| format!("writing {pool}"))?;
     let guest = match kind {
         Kind::Linux => "debian12-64",
         Kind::SmartOs => "solaris11-64",
     };
-    let mut machine = Machine::coal("headnode", &disk, guest);
-    let [memory, cpus] = inputs.machine.map(|count| count.and_then(|c| u32::try_from(c).ok()));
-    machine.memory = memory.unwrap_or(machine.memory);
-    machine.cpus = cpus.unwrap_or(machine.cpus);
+    let machine = Machine::coal("headnode", [&disk, &pool], guest, wishes);
     let name = format!("{}.vmx", outputs.stem);
     outputs.add(Some(Format::Vmdk), name, machine.vmx(&inputs.overlays)?.as_bytes())
 }

@@ -235,6 +235,9 @@ struct MachineArgs {
     /// Sizes of the headnode's data disks; an empty value is no disk
     #[arg(long, value_name = "SIZE,…", default_value = "8G,8G", value_parser = parse_sizes)]
     disks: Sizes,
+    /// A virtual disk, qcow2 or vmdk: the headnode gets a copy of it as one more data disk
+    #[arg(long, value_name = "FILE")]
+    disk_image: Vec<PathBuf>,
     /// Sizes of each node's disks [default: as --disks]
     #[arg(long, value_name = "SIZE,…", value_parser = parse_sizes)]
     node_disks: Option<Sizes>,
@@ -295,6 +298,7 @@ impl MachineArgs {
             rom: self.rom,
             key: self.key,
             disks: self.disks.0,
+            disk_images: self.disk_image,
             node_disks,
             memory: self.memory,
             node_memory: self.node_memory,

@@ -50,7 +50,31 @@ pub fn write_tgz<'a>(
     file: File,
     pool: Arc<Pool>,
 ) -> Result<File, Error> {
-    let mut files: Vec<_> = files.into_iter().collect();
+    write_tgz_with_links(files, &[], time, file, pool)
+}
+
+/// What has a path in an archive.
+enum Item<'a> {
+    File(&'a Content),
+    /// A symbolic link to this path.
+    Link(&'a str),
+}
+
+/// As [`write_tgz`], with symbolic links among the files: each a path, and where it leads from its
+/// folder.
+///
+/// # Errors
+/// See [`Error`].
+pub fn write_tgz_with_links<'a>(
+    files: impl IntoIterator<Item = &'a (String, Content)>,
+    links: &'a [(String, String)],
+    time: i64,
+    file: File,
+    pool: Arc<Pool>,
+) -> Result<File, Error> {
+    let files = files.into_iter().map(|(path, content)| (path, Item::File(content)));
+    let links = links.iter().map(|(path, target)| (path, Item::Link(target)));
+    let mut files: Vec<(&String, Item<'_>)> = files.chain(links).collect();
     files.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
     let gzip = GzipWriter::new(BufWriter::new(file), pool).map_err(Error::Write)?;
     let mut archive = Builder::new(gzip);
@@ -58,7 +82,7 @@ pub fn write_tgz<'a>(
     let time = u64::try_from(time).unwrap_or(0);
     let mut folders = BTreeSet::new();
     let mut last: Option<&String> = None;
-    for (path, content) in files {
+    for (path, item) in files {
         let refuse = |why| Error::Path { path: path.clone(), why };
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
             return Err(refuse("it is not a plain path"));
@@ -78,9 +102,17 @@ pub fn write_tgz<'a>(
                 archive.append_data(&mut header, name, io::empty()).map_err(failed)?;
             }
         }
-        let mut header = header(EntryType::Regular, content.size(), time);
-        let data = Exact::open(content).map_err(failed)?;
-        archive.append_data(&mut header, path, data).map_err(failed)?;
+        match item {
+            Item::File(content) => {
+                let mut header = header(EntryType::Regular, content.size(), time);
+                let data = Exact::open(content).map_err(failed)?;
+                archive.append_data(&mut header, path, data).map_err(failed)?;
+            }
+            Item::Link(target) => {
+                let mut header = header(EntryType::Symlink, 0, time);
+                archive.append_link(&mut header, path, target).map_err(failed)?;
+            }
+        }
         last = Some(path);
     }
     let gzip = archive.into_inner().map_err(Error::Write)?;

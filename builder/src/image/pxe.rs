@@ -10,8 +10,8 @@
 //! - modules of type `file` show up below `/system/boot` (C§1.6), not in the ramdisk's root, and are
 //!   not asked for scripts;
 //! - `triton_isoname` only changes the name of the archive that setup fetches, once the scripts run
-//!   already (C§3.2); it is fetched from the folder above the platform's, where `fulliso.tgz` lies,
-//!   which is its default name, so nothing has to be said;
+//!   already (C§3.2); it is fetched from the folder above the platform's, where `fulliso.tgz` is a
+//!   link to it, which is its default name, so nothing has to be said;
 //! - `triton_installer=iso` reads a disc, and the network brings none.
 //!
 //! With an archive of another kind that lacks these files, this bundle boots a machine that has no
@@ -76,6 +76,8 @@ pub struct Parts {
     pub platform: Vec<(String, Content)>,
     /// Other files beside the platform's folder. For Linux, `initrds` names some of them.
     pub more: Vec<(String, Content)>,
+    /// More names of files beside the platform's folder, and the files' own: symbolic links.
+    pub links: Vec<(String, String)>,
     /// Files of `more` that are loaded behind the platform's own initial file system.
     pub initrds: Vec<String>,
     /// The URL of the folder that the bundle is served from, with a slash at the end; empty for
@@ -180,6 +182,16 @@ pub fn bundle(parts: Parts, overlays: &Path) -> Result<Vec<(String, Content)>, E
             tree::digest(content).map_err(|source| Error::Read { path: path.clone(), source })?;
         digests.push((path.as_str(), digest));
     }
+    for (path, target) in &parts.links {
+        if digests.iter().any(|(name, _)| name == path) {
+            return Err(Error::Twice(path.clone()));
+        }
+        let Some((_, digest)) = digests.iter().find(|(name, _)| name == target) else {
+            return Err(Error::Lacks { stamp: parts.stamp, path: target.clone() });
+        };
+        digests.push((path, digest.clone()));
+    }
+    digests.sort();
     let text = sums::text(digests.iter().map(|(path, digest)| (*path, digest.as_str())));
     files.insert(SUMS.to_owned(), text.into());
     Ok(files.into_iter().collect())

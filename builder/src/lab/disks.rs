@@ -43,6 +43,11 @@ pub fn disk_file(index: usize) -> String {
     format!("disk{index}.raw")
 }
 
+/// The name of the copy of a virtual disk in its machine's folder.
+pub fn image_file(index: usize) -> String {
+    format!("disk{index}.image")
+}
+
 /// Finds the image and says what is wrong with it.
 ///
 /// # Errors
@@ -107,6 +112,9 @@ fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result
             .and_then(|file| file.set_len(*size))
             .with_context(|| format!("making the blank disk {}", path.display()))?;
     }
+    for (index, image) in (machine.disks.len()..).zip(&machine.disk_images) {
+        copy_disk(image, &dir.join(image_file(index)))?;
+    }
     if machine.firmware.is_uefi() {
         std::fs::copy(host::OVMF_VARS, dir.join(VARS_FILE)).context("copying UEFI's variables")?;
     }
@@ -124,6 +132,17 @@ fn prepare_machine(paths: &Paths, machine: &MachineSpec, image: &Path) -> Result
             .context("laying an overlay over the image")?;
     }
     Ok(())
+}
+
+/// Copies a virtual disk; its holes stay holes. A raw one is refused: its format could not be told
+/// any more once its machine has written to it.
+fn copy_disk(image: &Path, to: &Path) -> Result<()> {
+    if format_of(image)? == "raw" {
+        bail!("the disk {} is neither qcow2 nor vmdk", image.display());
+    }
+    File::open(image)
+        .and_then(|from| write_sparse(BufReader::new(from), to))
+        .with_context(|| format!("copying the disk {}", image.display()))
 }
 
 /// Unpacks the files for boot servers.

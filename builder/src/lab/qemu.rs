@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::disks::{KEY_FILE, SERVED, VARS_FILE, disk_file};
+use super::disks::{KEY_FILE, SERVED, VARS_FILE, disk_file, image_file};
 use super::host;
 use super::spec::{Accel, EXTERNAL_IP, Firmware, KeyBus, LabSpec, MachineSpec, Rom};
 
@@ -114,15 +114,16 @@ fn disks(line: &mut Line, machine: &MachineSpec) {
         line.add("-drive", format!("if=none,id=key,format=qcow2,{drive},file={KEY_FILE}"));
         line.add("-device", format!("{device},drive=key,serial={name}-key,bootindex=1"));
     }
-    for index in 0..machine.disks.len() {
+    let raw = (0..machine.disks.len()).map(|index| (index, disk_file(index), "format=raw,"));
+    // QEMU tells the others' formats by their first bytes.
+    let images = (machine.disks.len()..).zip(&machine.disk_images);
+    let images = images.map(|(index, _)| (index, image_file(index), ""));
+    for (index, file, format) in raw.chain(images) {
         // The host's page cache outlives a killed QEMU just as a disk outlives pulled power, and
         // the disks do not outlive the host: writing through to it would only cost time.
         line.add(
             "-drive",
-            format!(
-                "if=none,id=disk{index},format=raw,discard=unmap,cache=unsafe,file={}",
-                disk_file(index)
-            ),
+            format!("if=none,id=disk{index},{format}discard=unmap,cache=unsafe,file={file}"),
         );
         let serial = format!("{name}-disk{index}");
         line.add("-device", format!("virtio-blk-pci,drive=disk{index},serial={serial}"));

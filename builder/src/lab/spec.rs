@@ -143,6 +143,8 @@ pub struct Options {
     pub key: KeyBus,
     /// Sizes of the headnode's data disks, bytes.
     pub disks: Vec<u64>,
+    /// Virtual disks, qcow2 or vmdk: the headnode gets copies of them as further data disks.
+    pub disk_images: Vec<PathBuf>,
     /// Sizes of each node's disks, bytes.
     pub node_disks: Vec<u64>,
     /// The headnode's memory, MiB.
@@ -181,6 +183,7 @@ impl Options {
             rom: Rom::Pxe,
             key: KeyBus::Usb,
             disks: vec![8 << 30, 8 << 30],
+            disk_images: Vec::new(),
             node_disks: vec![8 << 30, 8 << 30],
             memory: 2048,
             node_memory: 1536,
@@ -223,9 +226,12 @@ impl Options {
                 faults.push(format!("{what} {memory}: must be 128 to 1048576 MiB"));
             }
         }
-        for (what, disks) in [("--disks", &self.disks), ("--node-disks", &self.node_disks)] {
-            if disks.len() > 16 {
-                faults.push(format!("{what}: {} disks, at most 16 fit", disks.len()));
+        let images = self.disk_images.len();
+        for (what, disks, images) in
+            [("--disks", &self.disks, images), ("--node-disks", &self.node_disks, 0)]
+        {
+            if disks.len() + images > 16 {
+                faults.push(format!("{what}: {} disks, at most 16 fit", disks.len() + images));
             }
             for size in disks.iter().filter(|s| !(1 << 20..=1 << 44).contains(*s)) {
                 faults.push(format!("{what}: {size} bytes: must be 1 MiB to 16 TiB"));
@@ -322,6 +328,9 @@ pub struct MachineSpec {
     pub key: Option<KeyBus>,
     /// Sizes of its data disks, bytes.
     pub disks: Vec<u64>,
+    /// Virtual disks that it has copies of as further data disks.
+    #[serde(default)]
+    pub disk_images: Vec<PathBuf>,
     /// Its memory, MiB.
     pub memory: u32,
     /// Its processors.
@@ -399,6 +408,7 @@ pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
         rom: Some(options.rom),
         key: None,
         disks: options.node_disks.clone(),
+        disk_images: Vec::new(),
         memory: options.node_memory,
         cpus: 1,
         forwards: Vec::new(),
@@ -420,6 +430,7 @@ pub fn machines(options: &Options, forwards: Vec<Forward>) -> Vec<MachineSpec> {
         rom: None,
         key: Some(options.key),
         disks: options.disks.clone(),
+        disk_images: options.disk_images.clone(),
         memory: options.memory,
         cpus: 2,
         forwards,

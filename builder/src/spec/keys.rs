@@ -155,12 +155,29 @@ pub const TOP: &[Key] = &[
     ),
     key("build-tgz", Form::Bool, "not used: `compress` and `formats` say what is made"),
     key("clean-cache", Form::Bool, "not used: see `headnode cache gc`"),
-    key("coal-enable-serial", Form::Bool, "serial ports of the VMware machine"),
+    key(
+        "coal-enable-serial",
+        Form::Bool,
+        "whether the VMware machine has serial ports, as pipes; by default what comes out of them is \
+         kept in files",
+    ),
     key("coal-memsize", Form::Count(1, 1 << 24), "memory of the VMware machine, in MiB"),
     key("coal-numvcpus", Form::Count(1, 1024), "processors of the VMware machine"),
-    key("coal-serial0-path", Form::Text, "where the VMware machine's first serial port goes"),
-    key("coal-serial1-path", Form::Text, "where the VMware machine's second serial port goes"),
-    key("coal-zpool-disk-size", Form::Count(1, 1 << 32), "disk of the VMware machine, in MiB"),
+    key(
+        "coal-serial0-path",
+        Form::Text,
+        "pipe of the VMware machine's first serial port; by default socket.serial0",
+    ),
+    key(
+        "coal-serial1-path",
+        Form::Text,
+        "pipe of the VMware machine's second serial port; by default socket.serial1",
+    ),
+    key(
+        "coal-zpool-disk-size",
+        Form::Count(1, crate::image::vmdk::blank::MAX_GIB),
+        "disk for the VMware machine's pool, in GiB; by default 60",
+    ),
     key("compress", Form::Choice(&["none", "zstd", "gzip"]), "how the image is compressed"),
     key("console", Form::Choice(CONSOLES), "console of the default menu entry"),
     key(
@@ -212,7 +229,11 @@ pub const TOP: &[Key] = &[
     key("size", Form::Size, "size of the image: auto, or a number with MiB, GiB, MB or GB"),
     key("smt_enabled", Form::Bool, "whether processors use their hardware threads"),
     key("timeout", Form::Count(0, u16::MAX as u64), "seconds that the boot menu waits"),
-    key("vmware_version", Form::Count(1, 99), "version of VMware Fusion to make the machine for"),
+    key(
+        "vmware_version",
+        Form::Count(1, 99),
+        "version of VMware Fusion to make the machine for; by default 7, of virtual hardware 11",
+    ),
     key(
         "zones",
         Form::Map(Names::Lower, &Form::Object(ZONE)),

@@ -79,10 +79,14 @@ pub struct Parts {
     pub coal_memsize: Option<u64>,
     /// Processors of the VMware machine.
     pub coal_numvcpus: Option<u64>,
-    /// Disk of the VMware machine, in MiB.
+    /// Disk for the pool of the VMware machine, in GiB.
     pub coal_zpool_disk_size: Option<u64>,
     /// Serial ports of the VMware machine.
     pub coal_enable_serial: Option<bool>,
+    /// Where its first serial port goes.
+    pub coal_serial0_path: Option<String>,
+    /// Where its second serial port goes.
+    pub coal_serial1_path: Option<String>,
     /// VMware Fusion's version.
     #[serde(rename = "vmware_version")]
     pub vmware_version: Option<u64>,

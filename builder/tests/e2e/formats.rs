@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::datacenter::{Datacenter, options};
+use crate::datacenter::{Datacenter, image, options};
 use headnode::lab::{Firmware, KeyBus, Options};
 
 const BOOT: Duration = Duration::from_secs(300);
@@ -48,12 +48,19 @@ fn e2e_formats_a_headnode_is_set_up_over_the_network() {
     assert!(key.contains("config") && key.contains("20"), "{key}");
 }
 
-/// The disks of virtual machines hold what the raw image holds: it is enough that they are read.
+/// The disks of virtual machines hold what the raw image holds. That of QEMU only has to be read; the
+/// machine for VMware is set up, on the disk that comes with it for the pool and no other.
 #[test]
 fn e2e_formats_disks_of_virtual_machines_boot() {
-    for image in ["good.qcow2", "good.vmdk"] {
-        let lab = image.replace('.', "-");
-        let dc = Datacenter::up(&alone(image, &lab, KeyBus::Virtio));
-        dc.wait("headnode", r"manifest_verified: done", BOOT);
-    }
+    let dc = Datacenter::up(&alone("good.qcow2", "good-qcow2", KeyBus::Virtio));
+    dc.wait("headnode", r"manifest_verified: done", BOOT);
+    drop(dc);
+    let options = Options {
+        disks: Vec::new(),
+        disk_images: vec![image("good-zpool.vmdk")],
+        ..alone("good.vmdk", "good-vmdk", KeyBus::Virtio)
+    };
+    let dc = Datacenter::up(&options);
+    let seconds = dc.wait("headnode", "headnode setup complete", BOOT);
+    println!("FIGURE machine for VMware: headnode, power-on to set up: {seconds:.1} s");
 }

@@ -4,6 +4,7 @@
 //! Written from front to back, but for the first header and the description behind it, which name
 //! the size and a content identifier and come last.
 
+pub mod blank;
 pub mod reader;
 
 use std::fs::File;
@@ -27,6 +28,11 @@ const DESCRIPTION: u64 = 20;
 const MAX_NAME: usize = 255;
 /// New lines are not mangled, grains are compressed, markers are there.
 const FLAGS: u32 = 1 | 1 << 16 | 1 << 17;
+/// Version of the format with markers.
+const VERSION: u32 = 3;
+/// How grains are packed: not at all, or by deflate.
+const PLAIN: u16 = 0;
+const DEFLATE: u16 = 1;
 /// A header with this place of the directory says that it is in the footer.
 const DIRECTORY_AT_END: u64 = u64::MAX;
 
@@ -68,11 +74,10 @@ impl Vmdk {
     pub fn new(file: File, name: &str, pool: Arc<Pool>) -> io::Result<Self> {
         let mut out = BufWriter::with_capacity(2 * BLOCK, file);
         out.seek(SeekFrom::Start(OVERHEAD * SECTOR))?;
-        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_ ".contains(c) { c } else { '_' };
         Ok(Self {
             out,
             queue: Ordered::new(pool),
-            name: name.chars().map(plain).take(MAX_NAME).collect(),
+            name: plain(name),
             size: 0,
             sector: OVERHEAD,
             table: (0, Vec::new()),
@@ -163,48 +168,97 @@ impl Vmdk {
         content.update(&capacity.to_le_bytes());
         // The two highest values mean "none".
         let id = content.finalize().min(0xffff_fffd);
-        // The geometry that BIOSes make up for large disks.
-        let cylinders = (capacity / (255 * 63)).min(65_535);
-        let name = &self.name;
-        format!(
-            "# Disk DescriptorFile\n\
-             version=1\n\
-             CID={id:08x}\n\
-             parentCID=ffffffff\n\
-             createType=\"streamOptimized\"\n\
-             \n\
-             # Extent description\n\
-             RW {capacity} SPARSE \"{name}\"\n\
-             \n\
-             # The Disk Data Base\n\
-             #DDB\n\
-             \n\
-             ddb.adapterType = \"lsilogic\"\n\
-             ddb.geometry.cylinders = \"{cylinders}\"\n\
-             ddb.geometry.heads = \"255\"\n\
-             ddb.geometry.sectors = \"63\"\n\
-             ddb.virtualHWVersion = \"10\"\n"
-        )
+        description("streamOptimized", Adapter::Ide, id, capacity, &self.name)
+    }
+}
+
+/// What a disk is attached to; its description says so, and VMware's programs go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adapter {
+    Ide,
+    Scsi,
+}
+
+/// The description of a disk of `capacity` sectors that is one file, `name`; `id` tells its content.
+fn description(kind: &str, adapter: Adapter, id: u32, capacity: u64, name: &str) -> String {
+    let (adapter, heads, most) = match adapter {
+        // The geometry that ATA disks tell, then that which BIOSes make up for large ones.
+        Adapter::Ide => ("ide", 16, 16_383),
+        Adapter::Scsi => ("lsilogic", 255, 65_535),
+    };
+    let cylinders = (capacity / (heads * 63)).min(most);
+    // The machine's version is the oldest that Triton's machines have: newer ones take it as well.
+    format!(
+        "# Disk DescriptorFile\n\
+         version=1\n\
+         CID={id:08x}\n\
+         parentCID=ffffffff\n\
+         createType=\"{kind}\"\n\
+         \n\
+         # Extent description\n\
+         RW {capacity} SPARSE \"{name}\"\n\
+         \n\
+         # The Disk Data Base\n\
+         #DDB\n\
+         \n\
+         ddb.adapterType = \"{adapter}\"\n\
+         ddb.geometry.cylinders = \"{cylinders}\"\n\
+         ddb.geometry.heads = \"{heads}\"\n\
+         ddb.geometry.sectors = \"63\"\n\
+         ddb.virtualHWVersion = \"7\"\n"
+    )
+}
+
+/// A name as descriptions may hold it.
+fn plain(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_ ".contains(c) { c } else { '_' };
+    name.chars().map(plain).take(MAX_NAME).collect()
+}
+
+/// What a header tells: places and sizes in sectors.
+struct Header {
+    version: u32,
+    flags: u32,
+    capacity: u64,
+    /// The second directory, which stands before the first; 0 without one.
+    redundant_at: u64,
+    directory_at: u64,
+    overhead: u64,
+    packing: u16,
+}
+
+impl Header {
+    fn bytes(&self) -> Vec<u8> {
+        let mut header = b"KDMV".to_vec();
+        header.extend(self.version.to_le_bytes());
+        header.extend(self.flags.to_le_bytes());
+        for value in [self.capacity, GRAIN, 1, DESCRIPTION] {
+            header.extend(value.to_le_bytes());
+        }
+        header.extend((TABLE as u32).to_le_bytes());
+        for value in [self.redundant_at, self.directory_at, self.overhead] {
+            header.extend(value.to_le_bytes());
+        }
+        header.push(0); // closed cleanly
+        header.extend(b"\n \r\n"); // mangled new lines would show here
+        header.extend(self.packing.to_le_bytes());
+        header.resize(SECTOR as usize, 0);
+        header
     }
 }
 
 /// The header, and with the place of the directory the footer.
 fn header(capacity: u64, directory_at: u64) -> Vec<u8> {
-    let mut header = b"KDMV".to_vec();
-    header.extend(3_u32.to_le_bytes());
-    header.extend(FLAGS.to_le_bytes());
-    for value in [capacity, GRAIN, 1, DESCRIPTION] {
-        header.extend(value.to_le_bytes());
-    }
-    header.extend((TABLE as u32).to_le_bytes());
-    for value in [0, directory_at, OVERHEAD] {
-        header.extend(value.to_le_bytes());
-    }
-    header.push(0); // closed cleanly
-    header.extend(b"\n \r\n"); // mangled new lines would show here
-    header.extend(1_u16.to_le_bytes()); // deflate
-    header.resize(SECTOR as usize, 0);
-    header
+    let header = Header {
+        version: VERSION,
+        flags: FLAGS,
+        capacity,
+        redundant_at: 0,
+        directory_at,
+        overhead: OVERHEAD,
+        packing: DEFLATE,
+    };
+    header.bytes()
 }
 
 fn little_endian(values: &[u32]) -> Vec<u8> {
