@@ -35,7 +35,13 @@ pub struct Parts {
 impl Parts {
     pub fn new(initrd_size: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let programs = dir.path().join("programs");
+        Self::within(dir.path(), initrd_size);
+        Self { dir }
+    }
+
+    /// Writes the inputs into a folder that exists.
+    pub fn within(dir: &Path, initrd_size: usize) {
+        let programs = dir.join("programs");
         fs::create_dir(&programs).unwrap();
         let mut elf = vec![0; 64];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
@@ -57,7 +63,7 @@ impl Parts {
             ("platform/x86_64/initrd", noise(initrd_size)),
             ("platform/x86_64/vmlinuz", noise(100_000)),
         ];
-        let tarball = fs::File::create(dir.path().join("platform.tgz")).unwrap();
+        let tarball = fs::File::create(dir.join("platform.tgz")).unwrap();
         let gzip = flate2::write::GzEncoder::new(tarball, flate2::Compression::fast());
         let mut tar = tar::Builder::new(gzip);
         for (path, content) in files {
@@ -67,21 +73,25 @@ impl Parts {
             tar.append_data(&mut header, path, content.as_slice()).unwrap();
         }
         tar.into_inner().unwrap().finish().unwrap();
-        fs::write(dir.path().join("answers.json"), ANSWERS).unwrap();
-        Self { dir }
+        fs::write(dir.join("answers.json"), ANSWERS).unwrap();
     }
 
     pub fn command(&self, output: &Path) -> Command {
+        Self::command_on(self.dir.path(), output)
+    }
+
+    /// The build of the inputs that [`Parts::within`] wrote into a folder.
+    pub fn command_on(dir: &Path, output: &Path) -> Command {
         let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(env!("CARGO_BIN_EXE_headnode"));
         command
             .arg("build")
             .arg("--platform")
-            .arg(self.dir.path().join("platform.tgz"))
+            .arg(dir.join("platform.tgz"))
             .arg("--runtime-dir")
-            .arg(self.dir.path().join("programs"))
+            .arg(dir.join("programs"))
             .arg("--answers")
-            .arg(self.dir.path().join("answers.json"))
+            .arg(dir.join("answers.json"))
             .arg("--overlays")
             .arg(tree.join("overlays"))
             .arg("--firmware")
