@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "support/smartos.rs"]
+mod smartos;
 #[path = "support/linux.rs"]
 mod support;
 #[path = "support/release.rs"]
@@ -14,6 +16,8 @@ mod surroundings;
 use support::{PASSWORDS, Parts, run, text};
 use surroundings::{ALL, MADE, files, good, headnode, key, output};
 
+/// A zone's image.
+const CNAPI: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const STEM: &str = "headnode-0.1.0-20260102T030405Z";
 
 /// Builds all formats into a new folder below `dir`.
@@ -105,6 +109,26 @@ fn other_programs_agree_with_everything_that_is_made() {
     bytes[40_000] ^= 1;
     fs::write(path(".iso"), bytes).unwrap();
     assert_eq!(headnode(&["verify", &made(".iso")]).status.code(), Some(1));
+}
+
+#[test]
+fn another_program_accepts_the_bill_of_all_that_a_build_takes_in() {
+    let (parts, dir) = (Parts::new(1000), tempfile::tempdir().unwrap());
+    // A spec that brings a zone's image.
+    smartos::zone(dir.path(), "cnapi", CNAPI);
+    let spec = dir.path().join("build.spec");
+    fs::write(&spec, r#"{"zones": {"cnapi": {"source": "dir", "path": "."}}}"#).unwrap();
+    let [lock, cache] = ["build.lock", "cache"].map(|name| dir.path().join(name));
+    let places = ["--spec", text(&spec), "--lock", text(&lock), "--cache", text(&cache)];
+    parts.build(&output(dir.path()), &[&places[..], &["--format", "tar"]].concat());
+    let bill = output(dir.path()).join(format!("{STEM}.cdx.json"));
+    let bill = surroundings::judged_bill(&bill);
+    let listed = |begin: &str| {
+        let parts = bill["components"].as_array().unwrap().iter();
+        parts.filter(|part| part["bom-ref"].as_str().unwrap().starts_with(begin)).count()
+    };
+    assert_eq!((listed("deb:20260102T030405Z/"), listed(&format!("image:{CNAPI}"))), (2, 1));
+    assert!(listed("crate:") > 100 && listed("program:") == 5 && listed("firmware:") > 3);
 }
 
 #[test]

@@ -8,6 +8,14 @@ use std::process::Command;
 /// Answers with passwords.
 pub const ANSWERS: &str = "{\"datacenter_name\": \"dc1\", \"root_password\": \"first-secret-word\", \
     \"admin_password\": \"second2secret\"}";
+/// What the platform says it is made of.
+pub const PACKAGES: &str = r#"{"stamp": "20260102T030405Z", "suite": "bookworm", "kernel": "6.1", "packages": [
+    {"name": "libstdc++6", "version": "12.2.0-14+deb12u1", "architecture": "amd64",
+     "sha256": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "uses": ["root"],
+     "licences": [], "copyright": "usr/share/doc/libstdc++6/copyright"},
+    {"name": "bash", "version": "5.2.15-2+b7", "architecture": "amd64",
+     "sha256": "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee", "uses": ["root", "modules"],
+     "licences": ["GPL-3+", "GPL-3+ with Bison exception"], "copyright": null}]}"#;
 /// The passwords in [`ANSWERS`].
 pub const PASSWORDS: [&str; 2] = ["first-secret-word", "second2secret"];
 
@@ -58,7 +66,9 @@ impl Parts {
             };
             (0..size).map(|_| next()).collect()
         };
+        let packages = PACKAGES.as_bytes().to_vec();
         let files = [
+            ("platform/x86_64/packages.json", packages),
             ("platform/etc/version/platform", b"20260102T030405Z\n".to_vec()),
             ("platform/x86_64/initrd", noise(initrd_size)),
             ("platform/x86_64/vmlinuz", noise(100_000)),

@@ -112,6 +112,19 @@ pub fn same_whatever_surrounds(make: impl Fn(&Path) -> Command, stem: &str, expe
     }
 }
 
+/// Another program's judgement of a bill of materials; its text is returned.
+pub fn judged_bill(path: &Path) -> serde_json::Value {
+    let python = std::env::var("HEADNODE_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let mut command = Command::new(python);
+    let output = command.args(["-c", include_str!("cyclonedx.py")]).arg(path).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n(the validator is PyPI's cyclonedx-python-lib[json-validation]; ci/setup installs it)",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
 /// The names of all files of a folder, in order.
 fn names(dir: &Path) -> BTreeSet<String> {
     let items = fs::read_dir(dir).unwrap();
