@@ -122,6 +122,48 @@ fn what_cannot_be_read_is_one_clear_error() {
     }
 }
 
+/// Writes numbers at places of some bytes.
+fn set<const N: usize>(bytes: &mut [u8], numbers: &[(usize, [u8; N])]) {
+    for (at, number) in numbers {
+        bytes[*at..at + N].copy_from_slice(number);
+    }
+}
+
+#[test]
+fn a_small_file_cannot_fill_a_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb");
+    // Clusters of 512 bytes: header, table of tables, table, data.
+    let mut qcow2 = vec![7; 4 * 512];
+    qcow2[..3 * 512].fill(0);
+    set(&mut qcow2, &[(0, *b"QFI\xfb"), (4, 2_u32.to_be_bytes()), (20, 9_u32.to_be_bytes())]);
+    set(&mut qcow2, &[(36, 2_u32.to_be_bytes())]);
+    set(&mut qcow2, &[(24, (2 * 64 * 512_u64).to_be_bytes()), (40, 512_u64.to_be_bytes())]);
+    set(&mut qcow2, &[(512, 1024_u64.to_be_bytes()), (1024, 1536_u64.to_be_bytes())]);
+    // Grains and tables of one sector each.
+    let mut vmdk = vec![7; 4 * 512];
+    vmdk[..3 * 512].fill(0);
+    set(&mut vmdk, &[(0, *b"KDMV"), (4, 1_u32.to_le_bytes()), (44, 128_u32.to_le_bytes())]);
+    set(&mut vmdk, &[(12, 256_u64.to_le_bytes()), (20, 1_u64.to_le_bytes())]);
+    set(&mut vmdk, &[(56, 1_u64.to_le_bytes())]);
+    set(&mut vmdk, &[(512, 2_u32.to_le_bytes()), (1024, 3_u32.to_le_bytes())]);
+    for (bytes, entry) in [(&mut qcow2, &1536_u64.to_be_bytes()[..]), (&mut vmdk, &[3, 0, 0, 0])] {
+        fs::write(&path, &bytes).unwrap();
+        let (_, found) = open(&path).unwrap();
+        assert_eq!(
+            (&found[..512], &found[512..]),
+            (&[7; 512][..], &vec![0; found.len() - 512][..])
+        );
+        // All entries of the table lead to the same place.
+        for place in bytes[1024..1536].chunks_exact_mut(entry.len()) {
+            place.copy_from_slice(entry);
+        }
+        fs::write(&path, &bytes).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains("name one place more than once"), "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -2,138 +2,43 @@
 //! `ci/setup --test` installs: minisign, bmap-tools, qemu-utils, xorriso, util-linux.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+#[path = "support/smartos.rs"]
+mod smartos;
 #[path = "support/linux.rs"]
 mod support;
+#[path = "support/release.rs"]
+mod surroundings;
 
 use support::{PASSWORDS, Parts, run, text};
+use surroundings::{ALL, MADE, files, good, headnode, key, output};
 
+/// A zone's image.
+const CNAPI: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const STEM: &str = "headnode-0.1.0-20260102T030405Z";
-const ALL: &str = "usb,iso,pxe,qcow2,vmdk,tar";
 
-fn headnode(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_headnode"))
-        .args(args)
-        .env_remove("HEADNODE_KEY_PASSPHRASE")
-        .output()
-        .unwrap()
-}
-
-fn good(args: &[&str]) -> String {
-    let output = headnode(args);
-    let said = String::from_utf8_lossy(&output.stderr);
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}{told}");
-    told
-}
-
-/// A signing key: its secret and public files.
-fn key(dir: &Path) -> [PathBuf; 2] {
-    let secret = dir.join("release.key");
-    good(&["key", "new", "--no-passphrase", "--output", text(&secret)]);
-    let public = dir.join("release.pub");
-    assert!(public.exists());
-    [secret, public]
-}
-
-/// All files of a folder.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    fs::read_dir(dir)
-        .unwrap()
-        .map(|item| item.unwrap().path())
-        .map(|path| {
-            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())
-        })
-        .collect()
-}
-
-/// Builds all formats into a new folder below `dir`; `wrap` is a program that runs the build.
-fn release(
-    parts: &Parts,
-    secret: &Path,
-    dir: &Path,
-    wrap: &[&str],
-    env: &[(&str, &str)],
-) -> PathBuf {
-    let out = dir.join("a release");
-    let build = parts.command(&out.join(""));
-    let mut command = Command::new(wrap[0]);
-    command
-        .args(&wrap[1..])
-        .arg(build.get_program())
-        .args(build.get_args())
-        .args(["--format", ALL, "--sign", text(secret)])
-        .envs(env.iter().copied())
-        .env_remove("SOURCE_DATE_EPOCH");
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // What was said is looked at like everything else.
-    let said = [output.stdout, output.stderr].concat();
-    fs::write(dir.join("said"), said).unwrap();
-    out
+/// Builds all formats into a new folder below `dir`.
+fn release(parts: &Parts, secret: &Path, dir: &Path, env: &[(&str, &str)]) -> PathBuf {
+    surroundings::release(&parts.command(&output(dir)), secret, dir, &["env"], env)
 }
 
 #[test]
 fn all_formats_are_the_same_whatever_surrounds_the_build() {
-    let keys = tempfile::tempdir().unwrap();
-    let [secret, _] = key(keys.path());
-    let one = {
-        let (parts, dir) = (Parts::new(1_000_000), tempfile::tempdir().unwrap());
-        // One thread, the narrowest umask.
-        let wrap = ["sh", "-c", "umask 077; exec taskset -c 0 \"$@\"", "sh"];
-        files(&release(&parts, &secret, dir.path(), &wrap, &[("LC_ALL", "C"), ("TZ", "UTC")]))
+    let make = |dir: &Path| {
+        Parts::within(dir, 1_000_000);
+        Parts::command_on(dir, &output(dir))
     };
-    // Files have times of whole seconds at best: be sure that the next build has others.
-    let begun = std::time::SystemTime::now();
-    while begun.elapsed().unwrap() < std::time::Duration::from_millis(1100) {
-        std::thread::yield_now();
-    }
-    let (parts, dir) = (Parts::new(1_000_000), tempfile::tempdir().unwrap());
-    let wrap = ["sh", "-c", "umask 002; exec \"$@\"", "sh"];
-    let env = [("LC_ALL", "tr_TR.UTF-8"), ("LANG", "tr_TR.UTF-8"), ("TZ", "Asia/Kathmandu")];
-    let two = files(&release(&parts, &secret, dir.path(), &wrap, &env));
-    let names: Vec<_> = one.keys().map(|name| name.strip_prefix(STEM).unwrap()).collect();
-    let expected = [
-        "-pxe.tgz",
-        "-zpool.vmdk",
-        ".SHA256SUMS",
-        ".SHA256SUMS.minisig",
-        ".cdx.json",
-        ".img",
-        ".img.bmap",
-        ".img.manifest.json",
-        ".img.manifest.json.minisig",
-        ".iso",
-        ".iso.bmap",
-        ".iso.manifest.json",
-        ".iso.manifest.json.minisig",
-        ".partition.map",
-        ".provenance.json",
-        ".qcow2",
-        ".qcow2.manifest.json",
-        ".qcow2.manifest.json.minisig",
-        ".tgz",
-        ".vmdk",
-        ".vmdk.manifest.json",
-        ".vmdk.manifest.json.minisig",
-        ".vmx",
-    ];
-    assert_eq!(names, expected);
-    for (name, bytes) in &one {
-        assert!(two[name] == *bytes, "{name} differs");
-    }
-    assert_eq!(one.len(), two.len());
+    surroundings::same_whatever_surrounds(make, STEM, &MADE);
 }
 
 #[test]
 fn other_programs_agree_with_everything_that_is_made() {
     let (parts, dir) = (Parts::new(1_000_000), tempfile::tempdir().unwrap());
     let [secret, public] = key(dir.path());
-    let out = release(&parts, &secret, dir.path(), &["env"], &[]);
+    let out = release(&parts, &secret, dir.path(), &[]);
     let path = |end: &str| out.join(format!("{STEM}{end}"));
     let made = |end: &str| text(&path(end)).to_owned();
     for signed in [".img.manifest.json", ".iso.manifest.json", ".SHA256SUMS"] {
@@ -213,10 +118,30 @@ fn other_programs_agree_with_everything_that_is_made() {
 }
 
 #[test]
+fn another_program_accepts_the_bill_of_all_that_a_build_takes_in() {
+    let (parts, dir) = (Parts::new(1000), tempfile::tempdir().unwrap());
+    // A spec that brings a zone's image.
+    smartos::zone(dir.path(), "cnapi", CNAPI);
+    let spec = dir.path().join("build.spec");
+    fs::write(&spec, r#"{"zones": {"cnapi": {"source": "dir", "path": "."}}}"#).unwrap();
+    let [lock, cache] = ["build.lock", "cache"].map(|name| dir.path().join(name));
+    let places = ["--spec", text(&spec), "--lock", text(&lock), "--cache", text(&cache)];
+    parts.build(&output(dir.path()), &[&places[..], &["--format", "tar"]].concat());
+    let bill = output(dir.path()).join(format!("{STEM}.cdx.json"));
+    let bill = surroundings::judged_bill(&bill);
+    let listed = |begin: &str| {
+        let parts = bill["components"].as_array().unwrap().iter();
+        parts.filter(|part| part["bom-ref"].as_str().unwrap().starts_with(begin)).count()
+    };
+    assert_eq!((listed("deb:20260102T030405Z/"), listed(&format!("image:{CNAPI}"))), (2, 1));
+    assert!(listed("crate:") > 100 && listed("program:") == 5 && listed("firmware:") > 3);
+}
+
+#[test]
 fn no_password_is_in_anything_that_a_build_makes_or_says() {
     let (parts, dir) = (Parts::new(100_000), tempfile::tempdir().unwrap());
     let [secret, _] = key(dir.path());
-    let out = release(&parts, &secret, dir.path(), &["env"], &[("RUST_LOG", "trace")]);
+    let out = release(&parts, &secret, dir.path(), &[("RUST_LOG", "trace")]);
     let mut made = files(&out);
     made.insert("what it said".to_owned(), fs::read(dir.path().join("said")).unwrap());
     // Packed content shows nothing to a search: it is looked at unpacked, too.

@@ -7,6 +7,7 @@ use super::{Inputs, boot_archive};
 use crate::image::fat::{self, Error, names};
 use crate::source::platform::{Kind, Platform};
 use crate::spec::{Format, Spec};
+use crate::tree::Tree;
 
 /// Checks the names and sizes of a spec's extra files for FAT, when a disk is to be made. What else
 /// may be wrong with them is found when the key is laid out.
@@ -61,6 +62,22 @@ pub(super) fn warn(inputs: &Inputs, first: &Platform) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// What first boot of a SmartOS headnode runs from its key, by the platform's own names (C§1.5, C§1.8).
+const SCRIPTS: [&str; 2] = ["scripts/prompt-config.sh", "scripts/headnode.sh"];
+
+/// Warns of a SmartOS key that boots, but cannot become a headnode.
+pub(super) fn warn_of_scripts(kind: Kind, tree: &Tree) {
+    let missing: Vec<&str> = SCRIPTS.into_iter().filter(|path| tree.get(path).is_none()).collect();
+    if kind == Kind::SmartOs && !missing.is_empty() {
+        tracing::warn!(
+            "the key lacks {}: SmartOS boots from it, but nothing sets a headnode up. Give Triton's own \
+             with \"sdc-headnode\" in the build.spec, a checkout or tarball of its repository \
+             sdc-headnode, or single files with \"extra-files\"",
+            missing.join(" and ")
+        );
+    }
 }
 
 #[cfg(test)]

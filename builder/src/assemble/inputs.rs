@@ -13,9 +13,10 @@ use crate::image::Content;
 use crate::image::output::Compression;
 use crate::image::vmx::Wishes;
 use crate::manifest::signature::SecretKey;
+use crate::source::checkout::Checkout;
 use crate::source::fetch::Artefact;
 use crate::source::firmware::{self, Catalogue, LoaderKind};
-use crate::source::key::key_files;
+use crate::source::key::{Filling, key_files};
 use crate::source::lock::Kind as LockKind;
 use crate::source::platform::{self, Kind};
 use crate::source::programs;
@@ -42,6 +43,8 @@ pub struct Inputs {
     /// More files of the key, by path. For SmartOS keys, whose names are all in lower case, letters
     /// are made so. They win over the overlays' and the loader's.
     pub extra: Vec<(String, Content)>,
+    /// What Triton's own headnode has on its key; everything else wins over it but overlays and loader.
+    pub checkout: Option<Checkout>,
     /// Parts that were fetched.
     pub artefacts: Vec<Artefact>,
     /// Folder of ready programs, or else the workspace to build them in. Images that boot SmartOS
@@ -118,6 +121,7 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
     let mut missing = Missing::default();
     let workspace = programs::workspace();
     let extra = key_files(&artefacts, &spec)?;
+    let filling = Filling::new(&artefacts, &spec)?;
     let default_platform = fetched(&mut spec, &artefacts, &mut missing);
     let loader = if spec.boot.is_some() { LoaderKind::Illumos } else { LoaderKind::Grub };
     let smartos = smartos_options(&spec, loader);
@@ -142,6 +146,13 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
             "the illumos loader (--boot) starts SmartOS only, but the first platform is Linux",
         );
     }
+    let checkout = spec.parts.sdc_headnode.take().map(|path| Checkout {
+        path,
+        filling,
+        sapi: spec.parts.sapi_config.is_none(),
+        menu: loader == LoaderKind::Illumos,
+    });
+    check_checkout(checkout.as_ref(), kind, &mut missing);
     let programs = match kind {
         Kind::SmartOs => None,
         Kind::Linux => our_programs(spec.runtime_dir, workspace.as_deref(), &mut missing),
@@ -214,6 +225,7 @@ pub fn inputs(mut spec: Spec, artefacts: Vec<Artefact>) -> anyhow::Result<Inputs
         ipxe: ipxe_tarball(&artefacts),
         control_bundle: spec.parts.control_bundle,
         extra,
+        checkout,
         artefacts,
         passwords,
         formats,
@@ -279,6 +291,20 @@ fn fetched(spec: &mut Spec, artefacts: &[Artefact], missing: &mut Missing) -> us
         }
     }
     default
+}
+
+/// Checks that a checkout of Triton's headnode is there, and for a headnode of Triton's kind.
+fn check_checkout(checkout: Option<&Checkout>, kind: Kind, missing: &mut Missing) {
+    let Some(Checkout { path, .. }) = checkout else { return };
+    let path = path.display();
+    if !checkout.is_some_and(|checkout| checkout.path.exists()) {
+        missing.say(format!("the checkout of sdc-headnode {path} does not exist"));
+    } else if kind == Kind::Linux {
+        missing.say(format!(
+            "{path} is for a SmartOS headnode, but the platform that boots is Linux, which our own \
+             services set up: leave sdc-headnode out"
+        ));
+    }
 }
 
 /// The fetched part of a role.

@@ -11,6 +11,7 @@ use headnode_model::personal::Part;
 use sha2::Digest;
 
 use super::ipxe::{self, Ipxe};
+use super::lists::{self, Known};
 use super::loader::{self as boot_loader, Loader};
 use super::menu::{self, ENVIRONMENT};
 use super::slots::Slots;
@@ -40,6 +41,8 @@ pub(super) struct Sources {
     pub software: Option<(PathBuf, Vec<(&'static str, PathBuf)>)>,
     /// iPXE, when it does not come from Debian.
     pub ipxe: Option<Ipxe>,
+    /// What Triton's own headnode has on its key, by path; keys that boot SmartOS only.
+    pub triton: Vec<(String, Content)>,
     /// The time of everything.
     pub time: i64,
 }
@@ -73,12 +76,14 @@ pub(super) struct Key {
     pub digest: [u8; 32],
 }
 
-/// Puts the key's tree together. `loader` is the one that starts it, of which a disc has its own.
+/// Puts the key's tree together. `loader` is the one that starts it, of which a disc has its own;
+/// `known` saves that the same files are read for both.
 pub(super) fn lay_out(
     inputs: &Inputs,
     sources: &Sources,
     loader: &Loader,
     medium: Medium,
+    known: &mut Known,
 ) -> anyhow::Result<Key> {
     let first = sources.first()?;
     let mut smartos = inputs.smartos.clone();
@@ -122,6 +127,11 @@ pub(super) fn lay_out(
             None => tree.add(path.clone(), content.clone()).map(|_| ())?,
         }
         extra.insert(path);
+    }
+    for (path, content) in &sources.triton {
+        if extra.insert(path.clone()) && !slots.holds(path) && !slots.take(path, content)? {
+            tree.add(path.clone(), content.clone())?;
+        }
     }
     let firmware = loader.firmware(inputs, sources.ipxe.as_ref(), medium, &mut tree)?;
     let mut brought = extra;
@@ -170,6 +180,9 @@ pub(super) fn lay_out(
         bail!("two parts of the image bring the file {:?}", paths::ANSWERS);
     }
     slots.add(&mut tree)?;
+    if first.kind == Kind::SmartOs {
+        lists::add(first, &mut tree, known)?;
+    }
     let services = match &sources.software {
         Some((programs, _)) => bundles::services(inputs, programs)?,
         None => Vec::new(),

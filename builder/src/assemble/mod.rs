@@ -6,6 +6,7 @@ mod early;
 mod inputs;
 mod ipxe;
 mod key;
+mod lists;
 mod loader;
 mod menu;
 mod outputs;
@@ -109,16 +110,22 @@ pub fn build(
         Some(tarball) => Some(ipxe::unpack(tarball, &work.join("ipxe"))?),
         None => None,
     };
-    let sources = Sources { platforms, software, ipxe, time };
+    let triton = match &inputs.checkout {
+        Some(checkout) => checkout.files(&work.join("sdc-headnode"))?,
+        None => Vec::new(),
+    };
+    let sources = Sources { platforms, software, ipxe, triton, time };
     let wants = |format: Format| inputs.formats.contains(&format);
     let wants_disk = DISKS.into_iter().any(wants);
     let (key, disc) = steps.run("Laying out the key", |_| {
-        let key = key::lay_out(inputs, &sources, &loader, Medium::Disk)?;
+        let mut known = lists::Known::default();
+        let key = key::lay_out(inputs, &sources, &loader, Medium::Disk, &mut known)?;
         let disc = (wants(Format::Iso) || (wants(Format::Pxe) && kind == Kind::SmartOs))
-            .then(|| key::lay_out(inputs, &sources, &loader, Medium::Iso))
+            .then(|| key::lay_out(inputs, &sources, &loader, Medium::Iso, &mut known))
             .transpose()?;
         Ok((key, disc))
     })?;
+    early::warn_of_scripts(kind, &key.tree);
     let pool = Pool::for_this_machine()?;
     let mut free = None;
     let mut mapped = 0;

@@ -14,12 +14,10 @@ use super::outputs::{Done, Outputs, digest_of};
 use crate::manifest::provenance::{self, Build, Input, Output};
 use crate::manifest::sbom::{self, Crate, DebianPackage, ZoneImage};
 use crate::manifest::{self, bmap, signature, sums};
+use crate::platform::PACKAGES;
 use crate::source::lock::{Kind, Origin};
 use crate::source::platform;
 use crate::spec::Format;
-
-/// Name of the list of packages in a platform of ours.
-const PACKAGES: &str = "platform/etc/version/packages.json";
 
 /// Writes the manifest of an image, its signature and its block map.
 pub(super) fn of_image(

@@ -90,7 +90,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         steps.run("Comparing the parts with the lock file", |_| {
             Ok(resolve_locked(&base, &process_env, &lock, &cache)?)
         })?
-    } else if parts.zones.is_empty() && parts.files.is_empty() && parts.extra_files.is_empty() {
+    } else if parts.zones.is_empty()
+        && parts.files.is_empty()
+        && parts.extra_files.is_empty()
+        && parts.sdc_headnode.is_none()
+    {
         Vec::new()
     } else {
         let transfer = Transfer { patience: Patience::default(), jobs: JOBS, quiet: args.json };

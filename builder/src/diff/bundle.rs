@@ -1,15 +1,21 @@
 //! What is in a bundle (`bundle/*.cpio.zst`): the headnode's own programs and configuration lie there,
 //! and that a bundle changed says little.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::rc::Rc;
 
 use cpio::newc;
 use headnode_model::paths;
 use sha2::{Digest as _, Sha256};
 
+use crate::source::platform::tarball::Limited;
+
 /// The most that is unpacked of a bundle, in bytes; ours have some 100 MB.
 const MAX_UNPACKED: u64 = 1 << 30;
+/// Bytes that an entry's header with its name may take; Linux has no longer names.
+const MAX_HEADER: u64 = 8192;
 /// The most files of a bundle.
 const MAX_FILES: usize = 100_000;
 /// Texts up to this size are kept, in bytes.
@@ -49,11 +55,15 @@ pub fn is_bundle(path: &str) -> bool {
 pub fn read(packed: impl Read) -> io::Result<BTreeMap<String, Packed>> {
     const S_IFMT: u32 = 0o170_000;
     const S_IFDIR: u32 = 0o040_000;
-    let mut archive = zstd::Decoder::new(packed)?.take(MAX_UNPACKED);
+    let room = Rc::new(Cell::new(u64::MAX));
+    let inner = zstd::Decoder::new(packed)?.take(MAX_UNPACKED);
+    let mut archive = Limited { inner, room: Rc::clone(&room) };
     let mut files = BTreeMap::new();
     let mut texts = 0;
     loop {
+        room.set(MAX_HEADER);
         let mut reader = newc::Reader::new(archive)?;
+        room.set(u64::MAX);
         let entry = reader.entry();
         if entry.is_trailer() {
             return Ok(files);
@@ -112,6 +122,14 @@ mod tests {
         assert_eq!(files["etc/a"].text.as_deref(), Some("x\n"));
         assert_eq!((files["bin/b"].size, &files["bin/b"].text), (9, &None));
         assert!(read(&packed[..packed.len() - 9]).is_err());
+    }
+
+    #[test]
+    fn a_name_takes_no_memory_without_bound() {
+        let long = "x".repeat(100_000);
+        let packed = zstd::encode_all(&bundle(&[(&long, b"")])[..], 1).unwrap();
+        let error = read(&packed[..]).unwrap_err().to_string();
+        assert!(error.contains("impossibly long"), "{error}");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! Contents are compared byte by byte, not by what manifests say of them. A text is shown only where
 //! no secret can be: never below `private/`, and without values of keys named like secrets.
 
-pub(crate) mod bundle;
+pub mod bundle;
 mod parts;
 pub mod show;
 mod text;

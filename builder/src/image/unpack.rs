@@ -87,6 +87,31 @@ impl Raw {
     }
 }
 
+/// The bytes of a file that its tables have not named yet. No place is named twice in files that
+/// programs write; a small file whose tables name one place over and over would fill a disk.
+pub struct Unnamed(u64);
+
+impl Unnamed {
+    /// All bytes of a file.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn all(file: &File) -> io::Result<Self> {
+        Ok(Self(file.metadata()?.len()))
+    }
+
+    /// Takes so many bytes of a file of this format.
+    ///
+    /// # Errors
+    /// When not so many are left.
+    pub fn take(&mut self, bytes: u64, format: &'static str) -> Result<(), Error> {
+        let what = "its tables name one place more than once";
+        let left = self.0.checked_sub(bytes).ok_or(Error::Damaged { format, what })?;
+        self.0 = left;
+        Ok(())
+    }
+}
+
 /// Reads so many bytes at an offset; the caller bounds them.
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 //! not touch the machine's own. Signatures are checked against `debian-archive-keyring`. Once
 //! versions are pinned in the lock file, packages are downloaded by path and SHA-256.
 
+pub mod index;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use headnode_command::Command;
 use super::cache::{Cache, sha256_file};
 use super::lock::{self, Lock, Package, Use};
 use super::recipe;
+use index::{Found, Uri, field};
 
 /// The keys that Debian signs its archives with (package `debian-archive-keyring`).
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -217,32 +220,7 @@ impl<'a> Apt<'a> {
             .run()
             .context("reading descriptions of packages")?
             .stdout;
-        let mut packages = Vec::new();
-        for stanza in text.split("\n\n").filter(|stanza| !stanza.trim().is_empty()) {
-            let get = |name| field(stanza, name).unwrap_or_default().to_owned();
-            let key = (get("Package"), get("Version"));
-            let filename = get("Filename");
-            let fits = |found: &Found| {
-                let url = percent_decoded(&found.url);
-                self.mirrors
-                    .0
-                    .iter()
-                    .find(|(_, mirror)| url == format!("{mirror}/{filename}"))
-                    .map(|(name, _)| (*name).to_owned())
-            };
-            let Some(archive) = found.get(&key).and_then(fits) else { continue };
-            let uses = found.remove(&key).map(|found| found.uses).unwrap_or_default();
-            packages.push(Package {
-                architecture: get("Architecture"),
-                sha256: get("SHA256"),
-                size: get("Size").parse().unwrap_or_default(),
-                archive,
-                filename,
-                uses,
-                name: key.0,
-                version: key.1,
-            });
-        }
+        let mut packages = index::describe(&text, &mut found, &self.mirrors.0);
         if !found.is_empty() {
             let names: Vec<_> = found.keys().map(|(name, _)| name.as_str()).collect();
             bail!("the package lists do not describe {}", names.join(", "));
@@ -336,86 +314,9 @@ fn host_settings() -> Result<String> {
         .collect())
 }
 
-#[derive(Default)]
-struct Found {
-    url: String,
-    uses: BTreeSet<Use>,
-}
-
-/// One line of `apt-get --print-uris`: `'url' name_version_arch.deb size digest`.
-#[derive(Debug, PartialEq, Eq)]
-struct Uri {
-    url: String,
-    name: String,
-    version: String,
-}
-
-impl Uri {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let url = words.next()?.strip_prefix('\'')?.strip_suffix('\'')?;
-        let mut parts = words.next()?.strip_suffix(".deb")?.split('_');
-        let (name, version) = (parts.next()?, parts.next()?);
-        Some(Self { url: url.to_owned(), name: name.to_owned(), version: percent_decoded(version) })
-    }
-}
-
-/// The value of a field in the first paragraph of a control file.
-fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
-    text.lines()
-        .take_while(|line| !line.is_empty())
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
-}
-
-/// Undoes `%3a` and the like; what is no such thing stays.
-fn percent_decoded(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let code = (byte == b'%')
-            .then(|| after.get(..2))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match code {
-            Some(code) => {
-                out.push(code);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_of_apt_gives_name_version_and_place() {
-        let uri = Uri::parse(
-            "'http://x/debian/pool/main/u/util/mount_2.38.1-5%2bb1_amd64.deb' \
-             mount_1%3a2.38.1-5+b1_amd64.deb 134044 MD5Sum:19",
-        )
-        .unwrap();
-        assert_eq!(uri.name, "mount");
-        assert_eq!(uri.version, "1:2.38.1-5+b1");
-        assert!(percent_decoded(&uri.url).ends_with("mount_2.38.1-5+b1_amd64.deb"));
-        assert_eq!(Uri::parse("'http://x'"), None);
-        assert_eq!(Uri::parse("nonsense"), None);
-    }
-
-    #[test]
-    fn fields_come_from_the_first_paragraph() {
-        let text = "Package: a\nDepends: b (= 1), c\n\nPackage: d\nSize: 3\n";
-        assert_eq!(field(text, "Depends"), Some("b (= 1), c"));
-        assert_eq!(field(text, "Size"), None);
-    }
 
     #[test]
     fn mirrors_can_be_replaced_one_by_one() {

@@ -238,7 +238,7 @@ pub fn build(options: &Options) -> Result<Built> {
             tgz.file("platform/x86_64/vmlinuz", vmlinuz.len() as u64, vmlinuz.as_slice())?;
             let size = base_size + over.len() as u64;
             tgz.file("platform/x86_64/initrd", size, base_file.chain(over.as_slice()))?;
-            tgz.file("platform/x86_64/packages.json", packages.len() as u64, packages.as_slice())?;
+            tgz.file(PACKAGES, packages.len() as u64, packages.as_slice())?;
             let size = copyright.len() as u64;
             tgz.file("platform/x86_64/copyright.cpio.zst", size, copyright.as_slice())?;
             tgz.finish()
@@ -292,6 +292,9 @@ fn compress<W: Write>(tree: &Tree, mtime: u32, level: i32, out: W) -> Result<W> 
     let encoder = encoder.into_inner().map_err(|e| e.into_error()).context(compressing)?;
     encoder.finish().context(compressing)
 }
+
+/// The list of a platform's packages, in its tarball.
+pub const PACKAGES: &str = "platform/x86_64/packages.json";
 
 /// `packages.json`: what is in the platform.
 fn packages_json(lock: &Lock, texts: &Tree) -> Result<Vec<u8>> {

@@ -84,8 +84,15 @@ pub enum Error {
 pub fn read(path: &Path) -> Result<Catalogue, Error> {
     let text =
         fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| Error::Syntax { path: path.to_owned(), source: Box::new(source) })
+    parse(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// Reads a catalogue's text.
+///
+/// # Errors
+/// When it is wrong.
+pub fn parse(text: &str) -> Result<Catalogue, toml::de::Error> {
+    toml::from_str(text)
 }
 
 /// The installed version of a Debian package; `None` when it is not installed, or this is not

@@ -9,18 +9,18 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 }
 
 /// The length of the body in bytes.
-pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+pub fn length(headers: &HeaderMap) -> Option<u64> {
     text(headers, header::CONTENT_LENGTH)?.trim().parse().ok()
 }
 
 /// A strong ETag, or else the date of the last change. A weak ETag may stay when bytes change.
-pub(super) fn validator(headers: &HeaderMap) -> Option<String> {
+pub fn validator(headers: &HeaderMap) -> Option<String> {
     let etag = text(headers, header::ETAG).filter(|etag| !etag.starts_with("W/"));
     etag.or_else(|| text(headers, header::LAST_MODIFIED)).map(str::to_owned)
 }
 
 /// First byte and length of the whole file, from `bytes 5-9/10`.
-pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+pub fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let (range, all) =
         text(headers, header::CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
@@ -28,7 +28,7 @@ pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
 }
 
 /// How long the server asks to wait.
-pub(super) fn retry_after(response: &ureq::http::Response<ureq::Body>) -> Option<Duration> {
-    let seconds = text(response.headers(), header::RETRY_AFTER)?.trim().parse().ok()?;
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = text(headers, header::RETRY_AFTER)?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }

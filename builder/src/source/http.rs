@@ -370,10 +370,10 @@ impl Http {
         Err(match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Fault::Final(Error::Absent(url)),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Fault::Again(format!("the server says {status}"), retry_after(&response))
+                Fault::Again(format!("the server says {status}"), retry_after(response.headers()))
             }
             status if status.is_server_error() => {
-                Fault::Again(format!("the server says {status}"), retry_after(&response))
+                Fault::Again(format!("the server says {status}"), retry_after(response.headers()))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let hint = ": only public files can be fetched";

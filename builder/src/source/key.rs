@@ -12,6 +12,8 @@ use super::lock::Kind;
 use crate::image::Content;
 use crate::spec::Spec;
 
+/// SAPI's application, on the key.
+const APPLICATION: &str = "application.json";
 /// What stands for a zone's image in SAPI's services.
 const IMAGE_UUID: &str = "IMAGE_UUID";
 
@@ -49,19 +51,15 @@ fn read(path: &Path) -> Result<String, Error> {
 /// When a file cannot be read or is not what it should be.
 pub fn key_files(artefacts: &[Artefact], spec: &Spec) -> Result<Vec<(String, Content)>, Error> {
     let mut files: BTreeMap<String, Content> = BTreeMap::new();
+    let filling = Filling::new(artefacts, spec)?;
+    let uuids = &filling.uuids;
+    for (zone, uuid) in uuids {
+        files.insert(format!("zones/{zone}/image"), format!("{uuid}\n").into());
+    }
     let content = |artefact: &Artefact| Content::File {
         path: artefact.path.clone(),
         size: artefact.entry.size,
     };
-    let mut uuids: BTreeMap<String, String> = BTreeMap::new();
-    for artefact in artefacts {
-        if let Some(Kind::ZoneManifest(zone)) = artefact.kind() {
-            let manifest = ImageManifest::parse(&read(&artefact.path)?)
-                .map_err(|why| Error::Form { path: artefact.path.clone(), why })?;
-            files.insert(format!("zones/{zone}/image"), format!("{}\n", manifest.uuid).into());
-            uuids.insert(zone, manifest.uuid);
-        }
-    }
     for artefact in artefacts {
         let place = match artefact.kind() {
             Some(Kind::ZoneManifest(zone)) => {
@@ -89,44 +87,85 @@ pub fn key_files(artefacts: &[Artefact], spec: &Spec) -> Result<Vec<(String, Con
         }
     }
     if let Some(folder) = &spec.parts.sapi_config {
-        sapi(folder, &uuids, spec.parts.no_rabbit.unwrap_or_default(), &mut files)?;
+        sapi(folder, &filling, &mut files)?;
     }
     Ok(files.into_iter().collect())
+}
+
+/// What a build fills into SAPI's configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Filling {
+    /// The images of zones, by their names.
+    uuids: BTreeMap<String, String>,
+    /// Whether the application is told that there is no RabbitMQ.
+    no_rabbit: bool,
+}
+
+impl Filling {
+    /// What these parts and this spec say.
+    ///
+    /// # Errors
+    /// When a zone's manifest cannot be read or is none.
+    pub fn new(artefacts: &[Artefact], spec: &Spec) -> Result<Self, Error> {
+        let mut uuids = BTreeMap::new();
+        for artefact in artefacts {
+            if let Some(Kind::ZoneManifest(zone)) = artefact.kind() {
+                let manifest = ImageManifest::parse(&read(&artefact.path)?)
+                    .map_err(|why| Error::Form { path: artefact.path.clone(), why })?;
+                uuids.insert(zone, manifest.uuid);
+            }
+        }
+        Ok(Self { uuids, no_rabbit: spec.parts.no_rabbit.unwrap_or_default() })
+    }
+
+    /// The content of a file for this place on the key: as it is, or filled in where the build does so.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not what it should be.
+    pub fn content(&self, place: &str, path: &Path) -> Result<Content, Error> {
+        if place == APPLICATION {
+            return self.application(path);
+        }
+        let service = place.strip_prefix("services/").and_then(|rest| rest.split_once('/'));
+        let uuid = service
+            .filter(|(_, file)| *file == "service.json")
+            .and_then(|(name, _)| self.uuids.get(name));
+        match uuid {
+            Some(uuid) => Ok(read(path)?.replace(IMAGE_UUID, uuid).into()),
+            None => Content::of_file(path)
+                .map_err(|source| Error::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn application(&self, path: &Path) -> Result<Content, Error> {
+        let form = |why: String| Error::Form { path: path.to_owned(), why };
+        let mut application: Map<String, Value> =
+            serde_json::from_str(&read(path)?).map_err(|error| form(error.to_string()))?;
+        if self.no_rabbit {
+            let metadata =
+                application.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+            let metadata = metadata.as_object_mut();
+            let metadata = metadata.ok_or_else(|| form("metadata is no object".to_owned()))?;
+            metadata.insert("no_rabbit".to_owned(), Value::Bool(true));
+        }
+        Ok((serde_json::to_string_pretty(&application).unwrap_or_default() + "\n").into())
+    }
 }
 
 /// SAPI's application, services with their images filled in, and manifests.
 fn sapi(
     folder: &Path,
-    uuids: &BTreeMap<String, String>,
-    no_rabbit: bool,
+    filling: &Filling,
     files: &mut BTreeMap<String, Content>,
 ) -> Result<(), Error> {
-    let path = folder.join("application.json");
-    let form = |path: &Path, why: String| Error::Form { path: path.to_owned(), why };
-    let mut application: Map<String, Value> =
-        serde_json::from_str(&read(&path)?).map_err(|error| form(&path, error.to_string()))?;
-    if no_rabbit {
-        let metadata = application.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-        let metadata = metadata.as_object_mut();
-        let metadata = metadata.ok_or_else(|| form(&path, "metadata is no object".to_owned()))?;
-        metadata.insert("no_rabbit".to_owned(), Value::Bool(true));
-    }
-    let text = serde_json::to_string_pretty(&application).unwrap_or_default() + "\n";
-    files.insert("application.json".to_owned(), text.into());
+    let application = filling.content(APPLICATION, &folder.join(APPLICATION))?;
+    files.insert(APPLICATION.to_owned(), application);
     for part in ["services", "manifests"] {
         let below = folder.join(part);
         let mut found = Vec::new();
         walk(&below, part, &mut found)?;
         for (place, path) in found {
-            let service = place.strip_prefix("services/").and_then(|rest| rest.split_once('/'));
-            let uuid = service
-                .filter(|(_, file)| *file == "service.json")
-                .and_then(|(name, _)| uuids.get(name));
-            let content = match uuid {
-                Some(uuid) => read(&path)?.replace(IMAGE_UUID, uuid).into(),
-                None => Content::of_file(&path)
-                    .map_err(|source| Error::Read { path: path.clone(), source })?,
-            };
+            let content = filling.content(&place, &path)?;
             if files.insert(place.to_lowercase(), content).is_some() {
                 let why = "another part has this name on the key, where all are in lower case";
                 return Err(Error::Form { path, why: why.to_owned() });

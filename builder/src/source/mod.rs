@@ -2,11 +2,12 @@
 //! what a build.spec names, fetched into a cache and pinned by a lock file.
 
 pub mod cache;
+pub mod checkout;
 pub mod digest;
 pub mod fetch;
 pub mod firmware;
 mod folder;
-mod headers;
+pub mod headers;
 pub mod http;
 mod images;
 pub mod imgmanifest;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::checkout;
 use super::fetch::{Error, side_by_side};
 use super::folder;
 use super::http::Http;
@@ -82,6 +83,10 @@ pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
             let name = path.strip_prefix(folder).unwrap_or(&path);
             (format!("local.{key}.{}", name.display()), path)
         }));
+    }
+    for (name, path) in parts.sdc_headnode.iter().flat_map(|path| checkout::local(path)) {
+        let dot = if name.is_empty() { "" } else { "." };
+        all.push((format!("local.sdc-headnode{dot}{name}"), path));
     }
     if let Some(folder) = &spec.runtime_dir {
         all.extend(PROGRAMS.iter().map(|program| {

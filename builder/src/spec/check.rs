@@ -77,6 +77,10 @@ pub fn all(spec: &Spec, merged: &Merged, env: Env<'_>) -> Vec<Problem> {
             check.say(&[key], format!("there is no folder {}", path.display()));
         }
     }
+    if let Some(path) = parts.sdc_headnode.as_ref().filter(|path| !path.exists()) {
+        let text = format!("there is no folder or tarball {}", path.display());
+        check.say(&["sdc-headnode"], text);
+    }
     for (name, path) in parts.extra_files.iter().filter(|(_, path)| !path.is_file()) {
         check.say(&["extra-files", name], format!("there is no file {}", path.display()));
     }

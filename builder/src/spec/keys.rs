@@ -223,6 +223,14 @@ pub const TOP: &[Key] = &[
     key("platforms", Form::List(&Form::Object(PLATFORM)), "several platforms"),
     key("runtime-dir", Form::Path, "folder of ready, static programs"),
     key("sapi-config", Form::Path, "folder with SAPI's application.json, services/ and manifests/"),
+    key(
+        "sdc-headnode",
+        Form::Path,
+        "what Triton's own headnode has on its key: scripts/, default/, zones/, SAPI's configuration, \
+         config.inc/, banner, LICENSE, tools, the loader's menu. A checkout of its repository \
+         sdc-headnode or a folder laid out as the key; each a folder or a .tgz. extra-files, \
+         sapi-config and fetched parts win over it",
+    ),
     key("sdcadm-release", Form::Text, "not used, nor by Triton's build"),
     key("serial-dev", Form::Choice(SERIAL), "serial port that the console `serial` means"),
     key("signing-key", Form::Path, "key that signs the manifest"),

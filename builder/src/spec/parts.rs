@@ -60,6 +60,8 @@ pub struct Parts {
     pub extra_files: BTreeMap<String, PathBuf>,
     /// Folder with SAPI's `application.json`, `services/` and `manifests/`.
     pub sapi_config: Option<PathBuf>,
+    /// Checkout of Triton's sdc-headnode, a folder or a tarball.
+    pub sdc_headnode: Option<PathBuf>,
     /// Formats to make.
     pub formats: Vec<Format>,
     /// Key that signs the manifest.

@@ -8,6 +8,14 @@ use std::process::Command;
 /// Answers with passwords.
 pub const ANSWERS: &str = "{\"datacenter_name\": \"dc1\", \"root_password\": \"first-secret-word\", \
     \"admin_password\": \"second2secret\"}";
+/// What the platform says it is made of.
+pub const PACKAGES: &str = r#"{"stamp": "20260102T030405Z", "suite": "bookworm", "kernel": "6.1", "packages": [
+    {"name": "libstdc++6", "version": "12.2.0-14+deb12u1", "architecture": "amd64",
+     "sha256": "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd", "uses": ["root"],
+     "licences": [], "copyright": "usr/share/doc/libstdc++6/copyright"},
+    {"name": "bash", "version": "5.2.15-2+b7", "architecture": "amd64",
+     "sha256": "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee", "uses": ["root", "modules"],
+     "licences": ["GPL-3+", "GPL-3+ with Bison exception"], "copyright": null}]}"#;
 /// The passwords in [`ANSWERS`].
 pub const PASSWORDS: [&str; 2] = ["first-secret-word", "second2secret"];
 
@@ -35,7 +43,13 @@ pub struct Parts {
 impl Parts {
     pub fn new(initrd_size: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let programs = dir.path().join("programs");
+        Self::within(dir.path(), initrd_size);
+        Self { dir }
+    }
+
+    /// Writes the inputs into a folder that exists.
+    pub fn within(dir: &Path, initrd_size: usize) {
+        let programs = dir.join("programs");
         fs::create_dir(&programs).unwrap();
         let mut elf = vec![0; 64];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
@@ -52,12 +66,14 @@ impl Parts {
             };
             (0..size).map(|_| next()).collect()
         };
+        let packages = PACKAGES.as_bytes().to_vec();
         let files = [
+            ("platform/x86_64/packages.json", packages),
             ("platform/etc/version/platform", b"20260102T030405Z\n".to_vec()),
             ("platform/x86_64/initrd", noise(initrd_size)),
             ("platform/x86_64/vmlinuz", noise(100_000)),
         ];
-        let tarball = fs::File::create(dir.path().join("platform.tgz")).unwrap();
+        let tarball = fs::File::create(dir.join("platform.tgz")).unwrap();
         let gzip = flate2::write::GzEncoder::new(tarball, flate2::Compression::fast());
         let mut tar = tar::Builder::new(gzip);
         for (path, content) in files {
@@ -67,21 +83,25 @@ impl Parts {
             tar.append_data(&mut header, path, content.as_slice()).unwrap();
         }
         tar.into_inner().unwrap().finish().unwrap();
-        fs::write(dir.path().join("answers.json"), ANSWERS).unwrap();
-        Self { dir }
+        fs::write(dir.join("answers.json"), ANSWERS).unwrap();
     }
 
     pub fn command(&self, output: &Path) -> Command {
+        Self::command_on(self.dir.path(), output)
+    }
+
+    /// The build of the inputs that [`Parts::within`] wrote into a folder.
+    pub fn command_on(dir: &Path, output: &Path) -> Command {
         let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(env!("CARGO_BIN_EXE_headnode"));
         command
             .arg("build")
             .arg("--platform")
-            .arg(self.dir.path().join("platform.tgz"))
+            .arg(dir.join("platform.tgz"))
             .arg("--runtime-dir")
-            .arg(self.dir.path().join("programs"))
+            .arg(dir.join("programs"))
             .arg("--answers")
-            .arg(self.dir.path().join("answers.json"))
+            .arg(dir.join("answers.json"))
             .arg("--overlays")
             .arg(tree.join("overlays"))
             .arg("--firmware")

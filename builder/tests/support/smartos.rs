@@ -91,17 +91,22 @@ pub fn platform(dir: &Path, stamp: &str, kernel: &[u8], archive: &[u8]) -> PathB
     path
 }
 
-/// Runs `headnode build` on this tree's overlays and firmware.
-pub fn build(output: &Path, args: &[&str]) -> Output {
+/// `headnode build` on this tree's overlays and firmware.
+pub fn command(output: &Path, args: &[&str]) -> Command {
     let tree = tree();
-    Command::new(env!("CARGO_BIN_EXE_headnode"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headnode"));
+    command
         .args(["build", "--overlays", text(&tree.join("overlays")), "--firmware"])
         .args([text(&tree.join("firmware/catalogue.toml")), "--output", text(output)])
         .args(args)
         .env_remove("SOURCE_DATE_EPOCH")
-        .current_dir(output.parent().unwrap())
-        .output()
-        .unwrap()
+        .current_dir(output.parent().unwrap());
+    command
+}
+
+/// Runs `headnode build` on this tree's overlays and firmware.
+pub fn build(output: &Path, args: &[&str]) -> Output {
+    command(output, args).output().unwrap()
 }
 
 /// Runs `headnode build`, which must succeed.
@@ -197,4 +202,21 @@ pub fn loader(dir: &Path) -> (PathBuf, Vec<u8>, Vec<u8>, Vec<u8>) {
     ];
     tarball(&path, "", &files);
     (path, pmbr, stage2, efi)
+}
+
+/// Writes the two files of a zone's image into a folder, as its builds call them.
+pub fn zone(dir: &Path, name: &str, uuid: &str) {
+    let stem = format!("{name}-zfs-master-20260101T000000Z-g1");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&noise(7, 30_000)).unwrap();
+    let image = gzip.finish().unwrap();
+    let manifest = serde_json::json!({
+        "v": 2, "uuid": uuid, "name": name, "version": "master-20260101T000000Z-g1",
+        "type": "zone-dataset", "os": "smartos",
+        "files": [
+            {"sha1": hash_text(&image).trim(), "size": image.len(), "compression": "gzip"}
+        ],
+    });
+    fs::write(dir.join(format!("{stem}.imgmanifest")), manifest.to_string()).unwrap();
+    fs::write(dir.join(format!("{stem}.zfs.gz")), image).unwrap();
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use crate::image::unpack::{Error, Raw, be32, be64, read_at};
+use crate::image::unpack::{Error, Raw, Unnamed, be32, be64, read_at};
 
 /// How such a file begins.
 pub const MAGIC: &[u8] = b"QFI\xfb";
@@ -20,6 +20,10 @@ const COMPRESSION_TYPE: u64 = 1 << 3;
 const COMPRESSED: u64 = 1 << 62;
 /// The cluster reads as zeroes, whatever lies there.
 const ZERO: u64 = 1;
+/// What a compressed cluster takes at least: deflate makes no less than a 1032nd of anything.
+const DEFLATE_MOST: u64 = 1032;
+/// The same for zstd, in bytes: header and one block of one byte.
+const ZSTD_LEAST: u64 = 6;
 /// The bits of an entry that are an offset.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
@@ -67,11 +71,13 @@ pub fn unpack(file: &File, progress: &mut dyn FnMut(u64)) -> Result<File, Error>
     }
     let l1 = read_at(file, l1_at, tables * 8)?;
     let raw = Raw::new(size)?;
+    let mut unnamed = Unnamed::all(file)?;
     for (number, entry) in (0..).zip(l1.chunks_exact(8)) {
         let at = be64(entry, 0) & OFFSET;
         if at == 0 {
             continue;
         }
+        unnamed.take(cluster, FORMAT)?;
         let table = read_at(file, at, cluster)?;
         for (index, entry) in (0..).zip(table.chunks_exact(8)) {
             let entry = be64(entry, 0);
@@ -80,9 +86,13 @@ pub fn unpack(file: &File, progress: &mut dyn FnMut(u64)) -> Result<File, Error>
                 break;
             }
             if entry & COMPRESSED != 0 {
-                let bytes = compressed(file, entry, bits, zstd)?;
+                let (bytes, packed) = compressed(file, entry, bits, zstd)?;
+                // The last sector may be the next one's first.
+                let least = if zstd { ZSTD_LEAST } else { cluster / DEFLATE_MOST };
+                unnamed.take((packed.saturating_sub(511)).max(least).max(1), FORMAT)?;
                 raw.write(&bytes, place)?;
             } else if entry & OFFSET != 0 && entry & ZERO == 0 {
+                unnamed.take(cluster, FORMAT)?;
                 raw.write(&read_at(file, entry & OFFSET, cluster)?, place)?;
             }
         }
@@ -91,7 +101,8 @@ pub fn unpack(file: &File, progress: &mut dyn FnMut(u64)) -> Result<File, Error>
     Ok(raw.finish())
 }
 
-fn compressed(file: &File, entry: u64, bits: u32, zstd: bool) -> Result<Vec<u8>, Error> {
+/// A compressed cluster, and the bytes of the file that it may lie in.
+fn compressed(file: &File, entry: u64, bits: u32, zstd: bool) -> Result<(Vec<u8>, u64), Error> {
     let damaged = |what| Error::Damaged { format: FORMAT, what };
     let shift = 62 - (bits - 8);
     let at = entry & ((1 << shift) - 1);
@@ -115,7 +126,7 @@ fn compressed(file: &File, entry: u64, bits: u32, zstd: bool) -> Result<Vec<u8>,
         flate2::bufread::DeflateDecoder::new(&packed[..]).take(cluster).read_to_end(&mut bytes)
     };
     match result {
-        Ok(_) if bytes.len() as u64 == cluster => Ok(bytes),
+        Ok(_) if bytes.len() as u64 == cluster => Ok((bytes, filled as u64)),
         Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(error.into()),
         _ => Err(damaged("a compressed cluster cannot be unpacked")),
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 
 use crate::image::SECTOR;
-use crate::image::unpack::{Error, Raw, le32, le64, read_at};
+use crate::image::unpack::{Error, Raw, Unnamed, le32, le64, read_at};
 
 /// How such a file begins.
 pub const MAGIC: &[u8] = b"KDMV";
@@ -53,11 +53,13 @@ pub fn unpack(file: &File, progress: &mut dyn FnMut(u64)) -> Result<File, Error>
     };
     let directory = read_at(file, place(directory_at)?, tables * 4)?;
     let raw = Raw::new(size)?;
+    let mut unnamed = Unnamed::all(file)?;
     for (number, entry) in (0..).zip(directory.chunks_exact(4)) {
         let at = le32(entry, 0);
         if at == 0 {
             continue;
         }
+        unnamed.take(per_table * 4, FORMAT)?;
         let table = read_at(file, place(u64::from(at))?, per_table * 4)?;
         for (index, entry) in (0..).zip(table.chunks_exact(4)) {
             let (entry, lba) = (le32(entry, 0), (number * per_table + index) * grain);
@@ -69,8 +71,10 @@ pub fn unpack(file: &File, progress: &mut dyn FnMut(u64)) -> Result<File, Error>
             }
             let at = place(u64::from(entry))?;
             let bytes = if compressed {
+                // Its marker names its place in the image: no two entries share one.
                 inflate(file, at, lba, grain * SECTOR)?
             } else {
+                unnamed.take(grain * SECTOR, FORMAT)?;
                 read_at(file, at, grain * SECTOR)?
             };
             raw.write(&bytes, lba * SECTOR)?;

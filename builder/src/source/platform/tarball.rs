@@ -110,6 +110,20 @@ pub fn unpack_gzip(
     unpack(flate2::bufread::MultiGzDecoder::new(file), into, sha1)
 }
 
+/// Unpacks those files of a gzipped tarball of this machine whose paths `wanted` accepts; it is asked
+/// once for every entry.
+///
+/// # Errors
+/// See [`Error`].
+pub fn unpack_gzip_some(
+    tarball: &Path,
+    into: &Path,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Item>, Error> {
+    let file = BufReader::with_capacity(BUFFER, File::open(tarball).map_err(Error::Read)?);
+    unpack_some(flate2::bufread::MultiGzDecoder::new(file), into, &|_| false, wanted)
+}
+
 /// Unpacks a tar stream into the folder `into`, which exists: its files by path. Those whose path
 /// `sha1` accepts get their SHA-1 too.
 ///
@@ -119,6 +133,15 @@ pub fn unpack(
     input: impl Read,
     into: &Path,
     sha1: &dyn Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Item>, Error> {
+    unpack_some(input, into, sha1, &|_| true)
+}
+
+fn unpack_some(
+    input: impl Read,
+    into: &Path,
+    sha1: &dyn Fn(&str) -> bool,
+    wanted: &dyn Fn(&str) -> bool,
 ) -> Result<BTreeMap<String, Item>, Error> {
     let room = Rc::new(Cell::new(u64::MAX));
     let mut archive = tar::Archive::new(Limited { inner: input, room: Rc::clone(&room) });
@@ -148,6 +171,11 @@ pub fn unpack(
         }
         if path.is_empty() {
             return Err(Error::Escapes(path));
+        }
+        if !wanted(&path) {
+            names.count += 1;
+            while entry.read(&mut buffer)? > 0 {}
+            continue;
         }
         names.take(&path, kind.is_dir())?;
         if kind.is_dir() {
@@ -322,10 +350,13 @@ fn follow(
     Err(Error::Link { path: from.to_owned(), target, why: "which is no file of the tarball" })
 }
 
-/// Stops reading when the room is used up.
-struct Limited<R> {
-    inner: R,
-    room: Rc<Cell<u64>>,
+/// Stops reading when the room is used up: readers of archives gather names in memory, whatever their
+/// length is said to be.
+pub(crate) struct Limited<R> {
+    /// What is read.
+    pub inner: R,
+    /// Bytes that may still be read, which the owner of the other end sets.
+    pub room: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Limited<R> {
