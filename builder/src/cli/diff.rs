@@ -12,17 +12,17 @@ use crate::progress::{Steps, set_length};
 /// Tell what changed between two images
 ///
 /// Compares versions, platforms, packages, programs, firmware, partitions and all files; of small
-/// texts the changed lines are shown, except below private/. Works with every image that
-/// `headnode inspect` can look into. Compressed images are unpacked into the folder for temporary
-/// files first.
+/// texts the changed lines are shown, except below private/. Takes what `headnode inspect` can read;
+/// both need not be of one format. What is packed is unpacked into the folder for temporary files
+/// (TMPDIR) first, 1 TiB at most each.
 ///
 /// Exit codes: 0 the same, 1 different, 2 an image cannot be read or wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The older image: raw, .zst or .gz
+    /// The older image or archive
     old: PathBuf,
-    /// The newer image
+    /// The newer image or archive
     new: PathBuf,
     /// Tell it as Markdown for release notes
     #[arg(long, conflicts_with = "json")]

@@ -13,9 +13,9 @@ use crate::progress::{Steps, bytes, set_length};
 /// Take files out of an image
 ///
 /// PATH is a file or folder of the key, or of another partition with its name before a colon, as
-/// loader:efi/boot/bootx64.efi; without any, everything is taken. Works with every image that
-/// `headnode inspect` can look into. Compressed images are unpacked into the folder for temporary
-/// files first.
+/// loader:efi/boot/bootx64.efi; without any, everything is taken. Takes what `headnode inspect` can
+/// read, so also tar archives; of one that holds a disk image, that image's files. What is packed is
+/// unpacked into the folder for temporary files (TMPDIR) first, 1 TiB at most.
 ///
 /// Nothing is written outside of --to, symbolic links in it are not followed, and files that exist
 /// stay as they are unless --force is given.
@@ -24,7 +24,7 @@ use crate::progress::{Steps, bytes, set_length};
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The image: raw, .zst or .gz
+    /// The image or archive, as it is or compressed
     image: PathBuf,
     /// What to take out; everything when there are none
     #[arg(value_name = "PATH")]

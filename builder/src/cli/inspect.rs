@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::contents::survey::{self, Survey, place};
-use crate::contents::{Contents, Entry, Part};
+use crate::contents::{Contents, Entry, Part, Scheme, pxe};
+use crate::image::reader::MAX_UNPACKED;
 use crate::personal::held::Held;
 use crate::personal::{image, os};
 use crate::progress::{Steps, bytes};
@@ -21,15 +22,20 @@ const MAX_MANIFEST: u64 = 64 << 20;
 /// Show what is in an image
 ///
 /// Prints partitions, boot loaders and firmware, platforms, programs, sizes and the largest files of
-/// any disk image: ours, SmartOS' and Triton's, and others with a GPT, an MBR or one FAT32 file system.
-/// Everything is read from the image itself; nothing is checked (see verify). Compressed images are
-/// unpacked into the folder for temporary files first.
+/// any image: ours, SmartOS' and Triton's, and others. Everything is read from the image itself; nothing
+/// is checked (see verify).
+///
+/// Can be read: disk images with a GPT, an MBR or one FAT32 file system, discs (ISO 9660), disks of QEMU
+/// (qcow2) and VMware (vmdk), tar archives of a key's files, of files for a boot server (pxe), of a
+/// platform or of anything else, and tar archives that hold one disk image, which then is looked into.
+/// All but qcow2 and vmdk may be compressed by gzip, zstd, xz or bzip2. What is packed is unpacked into
+/// the folder for temporary files (TMPDIR) first, 1 TiB at most.
 ///
 /// Exit codes: 0 done, 1 the image cannot be read or nothing in it is known, 2 wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The image: raw, .zst or .gz
+    /// The image or archive, as it is or compressed
     image: PathBuf,
     /// How many of the largest files to show
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
@@ -83,7 +89,11 @@ fn look(args: &Args) -> anyhow::Result<Found> {
     let mut notes = contents.notes.clone();
     let key = contents.key().and_then(|part| part.files.as_ref());
     let entry = key.and_then(|files| files.entry(paths::KEY_MANIFEST));
-    let manifest = match entry.map(|entry| read_manifest(&contents, entry)) {
+    // A boot server's files hold their key packed.
+    let packed = key.filter(|files| entry.is_none() && pxe::is_pxe(files)).and_then(pxe::key_of);
+    let packed = packed
+        .map(|entry| Ok(pxe::key(&contents.image.file, entry, MAX_UNPACKED, false)?.manifest));
+    let manifest = match entry.map(|entry| read_manifest(&contents, entry)).or(packed) {
         None => None,
         Some(Ok(manifest)) => Some(manifest),
         Some(Err(error)) => {
@@ -161,6 +171,7 @@ fn report(found: &Found) -> Value {
         "size": image.size,
         "file_size": image.packed_size,
         "compression": format!("{:?}", image.compression).to_lowercase(),
+        "inside": contents.inside,
         "scheme": contents.scheme,
         "disk_guid": contents.disk_id,
         "partitions": contents.parts.iter().map(partition).collect::<Vec<_>>(),
@@ -201,14 +212,18 @@ fn print(found: &Found) {
         (None, Some(version)) => println!("version {version}"),
         (None, None) => {}
     }
+    let what = if contents.scheme == Scheme::Tar { "archive" } else { "disk" };
     println!(
-        "  {} ({} disk, {} in the file, compression {:?}, id {})",
+        "  {} ({} {what}, {} in the file, compression {:?}, id {})",
         survey.layout,
         bytes(image.size),
         bytes(image.packed_size),
         image.compression,
         contents.disk_id.as_deref().unwrap_or("none")
     );
+    if let Some(inside) = &contents.inside {
+        println!("  it lies in the archive as {inside}");
+    }
     println!("Partitions");
     for part in &contents.parts {
         let holds = match (&part.files, &part.problem) {

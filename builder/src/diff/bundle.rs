@@ -8,6 +8,8 @@ use cpio::newc;
 use headnode_model::paths;
 use sha2::{Digest as _, Sha256};
 
+use crate::assemble::PXE_BUNDLE;
+
 /// The most that is unpacked of a bundle, in bytes; ours have some 100 MB.
 const MAX_UNPACKED: u64 = 1 << 30;
 /// The most files of a bundle.
@@ -37,9 +39,9 @@ impl Packed {
     }
 }
 
-/// Whether a file of the key is a bundle.
+/// Whether a file of the key, or of those for a boot server, is a bundle.
 pub fn is_bundle(path: &str) -> bool {
-    [paths::BUNDLE_HEADNODE, paths::BUNDLE_NODE].contains(&path)
+    [paths::BUNDLE_HEADNODE, paths::BUNDLE_NODE, PXE_BUNDLE].contains(&path)
 }
 
 /// The files of a bundle by path; folders are left out.

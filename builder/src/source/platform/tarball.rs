@@ -237,7 +237,7 @@ fn store(
 }
 
 /// A path of the tarball without `./` before it and `/` behind it; it must be plain.
-fn plain(bytes: &[u8]) -> Result<String, Error> {
+pub(crate) fn plain(bytes: &[u8]) -> Result<String, Error> {
     let Ok(path) = std::str::from_utf8(bytes) else {
         return Err(Error::Name(String::from_utf8_lossy(bytes).into_owned()));
     };
@@ -323,9 +323,9 @@ fn follow(
 }
 
 /// Stops reading when the room is used up.
-struct Limited<R> {
-    inner: R,
-    room: Rc<Cell<u64>>,
+pub(crate) struct Limited<R> {
+    pub(crate) inner: R,
+    pub(crate) room: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Limited<R> {
