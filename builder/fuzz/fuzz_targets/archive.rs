@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
             size: data.len() as u64,
             extents: Ok(vec![(0, data.len() as u64)]),
         };
-        let _ = pxe::key(&packed, &entry, 1 << 20, true);
+        let _ = pxe::key(&packed, &entry, 1 << 20, true, &mut |_| ());
     }
     let _ = ImageFile::of_file(packed, 1 << 20, &mut |_| ());
 });

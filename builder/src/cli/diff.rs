@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::contents::Contents;
 use crate::diff::{self, Diff, show};
-use crate::progress::{Steps, set_length};
+use crate::progress::{Steps, set_file, set_length};
 
 /// Tell what changed between two images
 ///
@@ -51,7 +51,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn compare(args: &Args) -> anyhow::Result<Diff> {
     let mut steps = Steps::new(args.json || args.notes);
     let mut open = |path: &PathBuf| {
-        steps.run(&format!("Looking into {}", path.display()), |bar| {
+        steps.run(&format!("Opening {}", path.display()), |bar| {
+            set_file(bar, path);
             Contents::open(path, &mut |bytes| bar.set_position(bytes))
                 .with_context(|| format!("reading {}", path.display()))
         })
@@ -67,10 +68,13 @@ fn compare(args: &Args) -> anyhow::Result<Diff> {
         .context("comparing the images")
     })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&diff)?);
+        let mut told = serde_json::to_value(&diff)?;
+        told["seconds"] = steps.json();
+        println!("{told:#}");
     } else if args.notes {
         print!("{}", show::notes(&diff)?);
     } else {
+        steps.table_if_long();
         print!("{}", show::Table(&diff));
     }
     Ok(diff)

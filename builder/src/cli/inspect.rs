@@ -14,7 +14,7 @@ use crate::contents::{Contents, Entry, Part, Scheme, pxe};
 use crate::image::reader::MAX_UNPACKED;
 use crate::personal::held::Held;
 use crate::personal::{image, os};
-use crate::progress::{Steps, bytes};
+use crate::progress::{Steps, bytes, set_file};
 
 /// The largest manifest that is read from an image, in bytes.
 const MAX_MANIFEST: u64 = 64 << 20;
@@ -71,28 +71,38 @@ struct Personal {
 /// # Errors
 /// When the image cannot be read, or nothing in it is known.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let found = look(&args).with_context(|| format!("inspecting {}", args.image.display()))?;
+    let mut steps = Steps::new(args.json);
+    let found =
+        look(&args, &mut steps).with_context(|| format!("inspecting {}", args.image.display()))?;
     if args.json {
-        println!("{:#}", report(&found));
+        let mut told = report(&found);
+        told["seconds"] = steps.json();
+        println!("{told:#}");
     } else {
+        steps.table_if_long();
         print(&found);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn look(args: &Args) -> anyhow::Result<Found> {
-    let mut steps = Steps::new(args.json);
-    let contents = steps.run("Looking into the image", |bar| {
+fn look(args: &Args, steps: &mut Steps) -> anyhow::Result<Found> {
+    let contents = steps.run("Opening the image", |bar| {
+        set_file(bar, &args.image);
         Ok(Contents::open(&args.image, &mut |bytes| bar.set_position(bytes))?)
     })?;
+    steps.run("Looking into the image", |_| survey(args, contents))
+}
+
+fn survey(args: &Args, contents: Contents) -> anyhow::Result<Found> {
     let survey = survey::survey(&contents)?;
     let mut notes = contents.notes.clone();
     let key = contents.key().and_then(|part| part.files.as_ref());
     let entry = key.and_then(|files| files.entry(paths::KEY_MANIFEST));
     // A boot server's files hold their key packed.
     let packed = key.filter(|files| entry.is_none() && pxe::is_pxe(files)).and_then(pxe::key_of);
-    let packed = packed
-        .map(|entry| Ok(pxe::key(&contents.image.file, entry, MAX_UNPACKED, false)?.manifest));
+    let packed = packed.map(|entry| {
+        Ok(pxe::key(&contents.image.file, entry, MAX_UNPACKED, false, &mut |_| ())?.manifest)
+    });
     let manifest = match entry.map(|entry| read_manifest(&contents, entry)).or(packed) {
         None => None,
         Some(Ok(manifest)) => Some(manifest),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::manifest::signature::PublicKey;
 use crate::manifest::verify::{self, Options, Report};
-use crate::progress::{Steps, bytes, set_length};
+use crate::progress::{Steps, bytes, set_file, set_length};
 
 /// Check an image against its manifest
 ///
@@ -63,8 +63,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         deep: args.deep,
     };
     let mut steps = Steps::new(args.json);
+    let ready = steps.run("Opening the image", |bar| {
+        set_file(bar, &args.image);
+        verify::open(&args.image, options, &mut |bytes| bar.set_position(bytes))
+    })?;
     let report = steps.run("Checking the image", |bar| {
-        verify::verify(&args.image, options, &mut |done, total| {
+        verify::check(ready, options, &mut |done, total| {
             if total > 0 && bar.length() != Some(total) {
                 set_length(bar, total);
             }
@@ -72,8 +76,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
     })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let mut told = serde_json::to_value(&report)?;
+        told["seconds"] = steps.json();
+        println!("{told:#}");
     } else {
+        steps.table_if_long();
         print(&report);
     }
     Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

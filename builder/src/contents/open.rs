@@ -11,7 +11,7 @@ use headnode_model::paths;
 use super::archive::{self, Archive};
 use super::{Contents, Entry, Error, Extents, FileSystem};
 use crate::image::packing::Packing;
-use crate::image::reader::{Form, ImageFile, unpack};
+use crate::image::reader::{Form, ImageFile, scaled, unpack};
 use crate::image::{iso, pxe};
 use crate::manifest::PACKED;
 
@@ -34,9 +34,17 @@ pub struct Opened {
     pub notes: Vec<String>,
 }
 
+impl Opened {
+    /// Whether it is an archive, or lay in one.
+    pub fn is_archive(&self) -> bool {
+        self.tree.is_some() || self.inside.is_some()
+    }
+}
+
 /// Opens an image or an archive. What is packed is unpacked into an unnamed sparse file in the folder
 /// for temporary files (`TMPDIR`), `limit` bytes at most, and so is a disk image that lies in an
-/// archive. `progress` is called with the bytes unpacked so far.
+/// archive. `progress` is called with the bytes of the file that have been read so far; when an image is
+/// taken out of an archive, once more from the beginning.
 ///
 /// # Errors
 /// When it cannot be read or unpacked, or is a damaged or hostile archive.
@@ -61,11 +69,16 @@ pub fn open(path: &Path, limit: u64, progress: &mut dyn FnMut(u64)) -> Result<Op
             return Ok(Opened { image, tree: Some(files), inside: None, notes });
         }
     };
+    let (of, whole) = (disk.size, image.packed_size);
+    let mut progress = |done| progress(scaled(done, of, whole));
     let raw = match &disk.extents {
-        Ok(extents) => unpack(&mut Extents::new(&image.file, extents), limit, progress)?,
-        Err(_) => archive::sparse(&image.file, &disk.path, |from| unpack(from, limit, progress))?,
+        Ok(extents) => unpack(&mut Extents::new(&image.file, extents), limit, &mut progress)?,
+        Err(_) => {
+            let take = |from: &mut dyn io::Read| unpack(from, limit, &mut progress);
+            archive::sparse(&image.file, &disk.path, take)?
+        }
     };
-    let inner = ImageFile::of_file(raw, limit, progress)?;
+    let inner = ImageFile::of_file(raw, limit, &mut progress)?;
     let image = ImageFile {
         compression: match inner.compression {
             Packing::None => image.compression,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use cpio::newc;
 use headnode_model::manifest::Manifest;
@@ -15,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Entry, Extents, FileSystem};
 use crate::assemble::{PXE_DISC, PXE_KEY};
 use crate::image::output::hex;
-use crate::image::packing::{Packing, unpacker};
+use crate::image::packing::{Counted, Packing, unpacker};
 use crate::image::pxe::SUMS;
 use crate::source::platform::tarball::{self, Limited};
 
@@ -52,13 +53,21 @@ pub struct Key {
 }
 
 /// Reads the packed key `entry` of the archive `image`, of which `limit` bytes are unpacked at most;
-/// with `digests`, all of its files are hashed.
+/// with `digests`, all of its files are hashed. `progress` is called with the bytes of it that have been
+/// read so far.
 ///
 /// # Errors
 /// When it is damaged, or holds no manifest.
-pub fn key(image: &File, entry: &Entry, limit: u64, digests: bool) -> io::Result<Key> {
+pub fn key(
+    image: &File,
+    entry: &Entry,
+    limit: u64,
+    digests: bool,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<Key> {
     let extents = entry.extents.as_ref().map_err(|why| io::Error::other(why.clone()))?;
-    let packed = BufReader::with_capacity(256 * 1024, Extents::new(image, extents));
+    let (packed, count) = Counted::new(Extents::new(image, extents));
+    let packed = BufReader::with_capacity(256 * 1024, packed);
     let mut files = BTreeMap::new();
     let mut manifest = None;
     let mut take = |path: &str, from: &mut dyn Read| -> io::Result<()> {
@@ -73,6 +82,7 @@ pub fn key(image: &File, entry: &Entry, limit: u64, digests: bool) -> io::Result
                 count => buffer.get(..count).unwrap_or_default(),
             };
             size += part.len() as u64;
+            progress(count.load(Ordering::Relaxed));
             if keep && size > MAX_MANIFEST {
                 return Err(io::Error::other(format!("its {path} is too large")));
             }

@@ -2,6 +2,8 @@
 //! one, as the tools that made them do.
 
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::GzDecoder;
@@ -77,6 +79,28 @@ pub fn unpacker<'a>(
             Box::new(decoder)
         }
     })
+}
+
+/// Counts what is read, for who shows how far it is.
+pub struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Counted<R> {
+    /// A reader, and the bytes that were read of it so far.
+    pub fn new(inner: R) -> (Self, Arc<AtomicU64>) {
+        let count = Arc::new(AtomicU64::new(0));
+        (Self { inner, count: Arc::clone(&count) }, count)
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 /// Members of gzip one after the other, with zeroes behind the last, as tapes have them and `gzip`

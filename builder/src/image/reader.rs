@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::output::BLOCK;
-use super::packing::{Packing, unpacker};
-use super::{qcow2, vmdk};
+use super::packing::{Counted, Packing, unpacker};
+use super::unpack::{be64, le64};
+use super::{SECTOR, qcow2, vmdk};
 
 /// The most that is made of a compressed file, in bytes: 1 TiB. No image is as large, but a few
 /// kilobytes may say that they are.
@@ -55,7 +57,7 @@ pub struct ImageFile {
 impl ImageFile {
     /// Opens an image; one that is packed or a virtual machine's disk is unpacked into an unnamed
     /// sparse file in the folder for temporary files (`TMPDIR`). `progress` is called with the bytes
-    /// unpacked so far.
+    /// of the file that have been read so far.
     ///
     /// # Errors
     /// When it cannot be read or unpacked, or becomes larger than [`MAX_UNPACKED`].
@@ -84,13 +86,20 @@ impl ImageFile {
         file.rewind()?;
         let mut file = match form {
             Form::Raw(Packing::None) => file,
-            Form::Qcow2 => qcow2::reader::unpack(&file, progress).map_err(|e| no_room(e.into()))?,
-            Form::Vmdk => vmdk::reader::unpack(&file, progress).map_err(|e| no_room(e.into()))?,
+            Form::Qcow2 | Form::Vmdk => {
+                let qcow2 = form == Form::Qcow2;
+                let of =
+                    if qcow2 { be64(&head, 24) } else { le64(&head, 12).saturating_mul(SECTOR) };
+                let mut progress = |done| progress(scaled(done, of, packed_size));
+                let unpack = if qcow2 { qcow2::reader::unpack } else { vmdk::reader::unpack };
+                unpack(&file, &mut progress).map_err(|error| no_room(error.into()))?
+            }
             Form::Raw(packing) => {
+                let (file, count) = Counted::new(file);
                 let from = BufReader::with_capacity(256 * 1024, file);
                 let told = |error| unpacking(packing, &error);
                 let mut from = Told { inner: unpacker(packing, from).map_err(told)?, told };
-                unpack(&mut from, limit, progress)?
+                unpack(&mut from, limit, &mut |_| progress(count.load(Ordering::Relaxed)))?
             }
         };
         let size = file.seek(SeekFrom::End(0))?;
@@ -101,6 +110,12 @@ impl ImageFile {
         };
         Ok(Self { file, size, compression, form, packed_size })
     }
+}
+
+/// How far `done` of `of` is, as a part of `whole`.
+pub(crate) fn scaled(done: u64, of: u64, whole: u64) -> u64 {
+    let part = u128::from(done) * u128::from(whole) / u128::from(of.max(1));
+    u64::try_from(part).unwrap_or(whole).min(whole)
 }
 
 /// A reader whose errors are told in other words.
@@ -154,7 +169,8 @@ pub(crate) fn no_room(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// Puts what is read into an unnamed sparse file; more than `limit` bytes are refused.
+/// Puts what is read into an unnamed sparse file; more than `limit` bytes are refused. `progress` is
+/// called with the bytes so far.
 ///
 /// # Errors
 /// When reading or writing fails, or there is more.

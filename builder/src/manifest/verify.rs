@@ -17,8 +17,9 @@ use sha2::{Digest, Sha256};
 
 use super::personal::Part;
 use super::signature::{self, PublicKey, Status};
+use super::sums::{self, List};
 use crate::boot::grub_iso;
-use crate::contents::open::{Opened, open};
+use crate::contents::open::Opened;
 use crate::contents::{self, Entry, FileSystem};
 use crate::image::disk::{ROOT_NUMBER, ROOT_START};
 use crate::image::gpt::Table;
@@ -75,19 +76,31 @@ pub struct Options<'a> {
     pub deep: bool,
 }
 
-/// Checks an image. `progress` is called with the bytes looked at so far and those in all.
+/// An image that was opened to be checked.
+pub struct Ready {
+    path: PathBuf,
+    opened: Opened,
+    /// Where the manifest is or should be.
+    beside: PathBuf,
+    text: Option<Vec<u8>>,
+    outer: Option<Manifest>,
+    /// The list of digests beside it, when it is packed or an archive.
+    list: Option<List>,
+}
+
+/// Opens an image, and what lies beside it. `progress` is called with the bytes of the file that have
+/// been read so far.
 ///
 /// A packed image is unpacked into an unnamed sparse file first, as its parts are read in the order
 /// of the manifest.
 ///
 /// # Errors
-/// When the image cannot be read at all, or there is no manifest to check it against. What is
-/// merely damaged is in the report.
-pub fn verify(
+/// When the image or its manifest cannot be read.
+pub fn open(
     path: &Path,
     options: Options<'_>,
-    progress: &mut dyn FnMut(u64, u64),
-) -> anyhow::Result<Report> {
+    progress: &mut dyn FnMut(u64),
+) -> anyhow::Result<Ready> {
     let beside = options.manifest.map_or_else(|| super::beside(path), Path::to_owned);
     let reading = || format!("reading {}", beside.display());
     let text = match std::fs::read(&beside) {
@@ -99,12 +112,28 @@ pub fn verify(
     let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
     // A longer one is damaged in any case; some of the rest is unpacked so that it is seen.
     let limit = whole.map_or(MAX_UNPACKED, |whole| whole.size.saturating_add(BLOCK as u64));
-    let Opened { mut image, tree, inside, .. } = open(path, limit, &mut |bytes| progress(bytes, 0))
+    let opened = contents::open::open(path, limit, progress)
         .with_context(|| format!("reading {}", path.display()))?;
-    let archived = tree.is_some() || inside.is_some();
-    let list = (archived || !matches!(image.form, Form::Raw(Packing::None)))
-        .then(|| super::sums::beside(path))
-        .flatten();
+    let packed = !matches!(opened.image.form, Form::Raw(Packing::None));
+    let list = (opened.is_archive() || packed).then(|| sums::beside(path)).flatten();
+    Ok(Ready { path: path.to_owned(), opened, beside, text, outer, list })
+}
+
+/// Checks an opened image. `progress` is called with the bytes looked at so far and those in all; 0 when
+/// that is not known.
+///
+/// # Errors
+/// When the image cannot be read at all, or there is no manifest to check it against. What is
+/// merely damaged is in the report.
+pub fn check(
+    ready: Ready,
+    options: Options<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<Report> {
+    let Ready { path, opened, beside, text, outer, list } = ready;
+    let path = path.as_path();
+    let archived = opened.is_archive();
+    let Opened { mut image, tree, inside, .. } = opened;
     let mut checker = Checker {
         damage: Vec::new(),
         personal: Vec::new(),
@@ -250,6 +279,9 @@ impl Checker<'_> {
     ) -> anyhow::Result<()> {
         let mut found: BTreeMap<&str, &Entry> =
             files.files().map(|entry| (entry.path.as_str(), entry)).collect();
+        let hashed = manifest.files.iter().filter(|file| self.deep && file.sha256.is_some());
+        let total = hashed.fold(0, |sum: u64, file| sum.saturating_add(file.size));
+        self.done = 0;
         for file in &manifest.files {
             let Some(entry) = found.remove(file.path.as_str()) else {
                 self.add(&file.path, "it is missing");
@@ -271,8 +303,10 @@ impl Checker<'_> {
             };
             self.files += 1;
             self.bytes += file.size;
-            let Some(sha256) = file.sha256.as_ref().filter(|_| self.deep) else { continue };
-            if self.hash(&mut &*disk, extents, 0)? != *sha256 {
+            let Some(sha256) = file.sha256.as_ref().filter(|_| self.deep) else {
+                continue;
+            };
+            if self.hash(&mut &*disk, extents, total)? != *sha256 {
                 self.add(&file.path, "its content is not what was written");
             }
         }

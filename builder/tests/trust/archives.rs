@@ -314,6 +314,24 @@ fn what_a_build_packs_is_checked_and_compared() {
     tool(dir.path(), "tar", &["-S", "-C", text(folder), "-czf", "disk.tgz", name]);
     let said = good(&["verify", text(&dir.path().join("disk.tgz"))]);
     assert!(said.contains(": whole; ") && said.contains("which lies in the archive"), "{said}");
+    // Where the time went.
+    let (tar_text, to) = (text(&tar), dir.path().join("timed"));
+    for (args, steps) in [
+        (&["inspect", tar_text][..], &["Opening the image", "Looking into the image"][..]),
+        (&["verify", tar_text], &["Opening the image", "Checking the image"]),
+        (&["extract", tar_text, "--to", text(&to)], &["Opening the image", "Writing files"]),
+        (&["diff", tar_text, text(&pxe)], &["Opening ", "Opening ", "Comparing"]),
+    ] {
+        let output = headnode(&[args, &["--json"]].concat());
+        assert!(output.stderr.is_empty(), "{}", stderr(&output));
+        let found: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let found = found["seconds"].as_array().unwrap();
+        assert_eq!(found.len(), steps.len(), "{found:?}");
+        for (found, step) in found.iter().zip(steps) {
+            assert!(found["step"].as_str().unwrap().starts_with(step), "{found}");
+            assert!(found["seconds"].is_f64());
+        }
+    }
     // Without what lies beside them, by what is in them.
     let alone = tempfile::tempdir().unwrap();
     for archive in [&tar, &pxe] {

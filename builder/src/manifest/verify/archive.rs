@@ -91,7 +91,8 @@ impl Checker<'_> {
             self.add("the key", "it is missing: the machine would find no headnode on it");
             return Ok(());
         };
-        let key = match pxe::key(archive, entry, MAX_UNPACKED, self.deep) {
+        let progress = &mut |done| (self.progress)(done, entry.size);
+        let key = match pxe::key(archive, entry, MAX_UNPACKED, self.deep, progress) {
             Ok(key) => key,
             Err(error) => {
                 self.add(&entry.path, error.to_string());
