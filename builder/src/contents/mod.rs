@@ -35,8 +35,8 @@ pub enum Error {
     Archive(#[from] archive::Error),
     /// Nothing in it is known.
     #[error(
-        "this is no disk image: it has neither a partition table nor a file system that is known, \
-         and it is no tar archive (GPT: {gpt})"
+        "this is no disk image: it has neither a partition table nor a file system that is known \
+         (GPT: {gpt})"
     )]
     Unknown {
         /// Why it has no GUID partition table.

@@ -35,6 +35,15 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Opens a disk or disc, and nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be read or unpacked.
+    pub fn disk(path: &Path, limit: u64, progress: &mut dyn FnMut(u64)) -> Result<Self, Error> {
+        let image = ImageFile::open_within(path, limit, progress)?;
+        Ok(Self { image, tree: None, inside: None, notes: Vec::new() })
+    }
+
     /// Whether it is an archive, or lay in one.
     pub fn is_archive(&self) -> bool {
         self.tree.is_some() || self.inside.is_some()

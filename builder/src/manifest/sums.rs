@@ -35,8 +35,8 @@ pub struct List {
     pub sha256: String,
 }
 
-/// The list beside an image, in the list that its build wrote; `None` when there is no such list, or it
-/// does not have the image.
+/// The list that its build wrote beside an image; `None` when there is no such list, or it does not have
+/// the image.
 pub fn beside(image: &Path) -> Option<List> {
     let name = image.file_name()?.to_str()?;
     let stem = stem_of(name);

@@ -112,8 +112,12 @@ pub fn open(
     let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
     // A longer one is damaged in any case; some of the rest is unpacked so that it is seen.
     let limit = whole.map_or(MAX_UNPACKED, |whole| whole.size.saturating_add(BLOCK as u64));
-    let opened = contents::open::open(path, limit, progress)
-        .with_context(|| format!("reading {}", path.display()))?;
+    let opened = match whole {
+        // Whatever else the file may look like: only as the disk that it tells of it can be checked.
+        Some(_) => Opened::disk(path, limit, progress),
+        None => contents::open::open(path, limit, progress),
+    };
+    let opened = opened.with_context(|| format!("reading {}", path.display()))?;
     let packed = !matches!(opened.image.form, Form::Raw(Packing::None));
     let list = (opened.is_archive() || packed).then(|| sums::beside(path)).flatten();
     Ok(Ready { path: path.to_owned(), opened, beside, text, outer, list })

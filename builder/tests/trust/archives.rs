@@ -343,6 +343,26 @@ fn what_a_build_packs_is_checked_and_compared() {
     }
 }
 
+#[test]
+fn a_disk_that_looks_like_a_tar_is_checked_as_a_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, _) = Parts::default().build(dir.path(), "a.img", &[]);
+    good(&["verify", text(&image)]);
+    let file = fs::File::options().write(true).open(&image).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_path("x").unwrap();
+    header.set_size(fs::metadata(&image).unwrap().len() - 512);
+    header.set_cksum();
+    file.write_all_at(header.as_bytes(), 0).unwrap();
+    let zeroes = fs::metadata(&image).unwrap().len();
+    file.write_all_at(&[0; 1024], zeroes).unwrap();
+    assert_eq!(json(&["inspect", "--json", text(&image)])["scheme"], "tar");
+    let found = json(&["verify", "--json", text(&image)]);
+    let damage: Vec<_> = found["damage"].as_array().unwrap().iter().collect();
+    assert!(damage.iter().any(|d| d["what"] == "the image's size"), "{found:#}");
+    assert!(damage.iter().any(|d| d["what"] == "the partition table"), "{found:#}");
+}
+
 /// Packs a folder again.
 fn packed(folder: &Path, name: &str) -> PathBuf {
     let archive = folder.parent().unwrap().join(name);
