@@ -2,9 +2,14 @@
 //! and as plain lines elsewhere, and how long each step took.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+/// What takes longer than this is told step by step.
+const LONG: Duration = Duration::from_secs(1);
 
 /// How long a step took.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -134,14 +139,39 @@ impl Steps {
         (self.done.into_iter().map(timing).collect(), self.begin.elapsed().as_secs_f64())
     }
 
+    /// The steps and their times, for a result as JSON.
+    pub fn json(&self) -> Value {
+        let step = |(name, took): &(String, Duration)| json!({"step": name, "seconds": took.as_secs_f64()});
+        self.done.iter().map(step).collect()
+    }
+
     /// The table of times, on standard error.
     pub fn table(&self) {
-        let total: Duration = self.done.iter().map(|(_, took)| *took).sum();
-        for (name, took) in &self.done {
-            self.say(&format!("{:>8.2} s  {name}", took.as_secs_f64()));
+        for line in lines(&self.done) {
+            self.say(&line);
         }
-        self.say(&format!("{:>8.2} s  in all", total.as_secs_f64()));
     }
+
+    /// The same when they took longer than a second in all: who waited wants to know for what.
+    pub fn table_if_long(&self) {
+        if is_long(&self.done) {
+            self.table();
+        }
+    }
+}
+
+fn total(done: &[(String, Duration)]) -> Duration {
+    done.iter().map(|(_, took)| *took).sum()
+}
+
+fn is_long(done: &[(String, Duration)]) -> bool {
+    total(done) > LONG
+}
+
+fn lines(done: &[(String, Duration)]) -> Vec<String> {
+    let all = [("in all".to_owned(), total(done))];
+    let line = |(name, took): &(String, Duration)| format!("{:>8.2} s  {name}", took.as_secs_f64());
+    done.iter().chain(&all).map(line).collect()
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -152,6 +182,14 @@ fn style(template: &str) -> ProgressStyle {
 pub fn set_length(bar: &ProgressBar, length: u64) {
     bar.set_style(style("{spinner} {prefix} [{wide_bar}] {bytes}/{total_bytes} {eta}"));
     bar.set_length(length);
+}
+
+/// Makes a bar show bytes out of those of a file that is read.
+pub fn set_file(bar: &ProgressBar, path: &Path) {
+    // What cannot be looked at cannot be read either, which is told then.
+    if let Ok(meta) = std::fs::metadata(path) {
+        set_length(bar, meta.len());
+    }
 }
 
 /// Shows a line beside the step's name; on terminals only.
@@ -188,6 +226,22 @@ mod tests {
         assert_eq!(names, ["first", "second"]);
         let (timings, seconds) = steps.finish();
         assert!(timings.iter().map(|t| t.seconds).sum::<f64>() <= seconds);
+    }
+
+    #[test]
+    fn long_work_has_a_table() {
+        let times = |seconds: [f64; 2]| {
+            let step =
+                |(name, seconds): (&str, f64)| (name.to_owned(), Duration::from_secs_f64(seconds));
+            ["reading", "writing"].into_iter().zip(seconds).map(step).collect::<Vec<_>>()
+        };
+        assert!(!is_long(&times([0.5, 0.4])) && is_long(&times([0.5, 0.6])));
+        let expected = ["   12.25 s  reading", "    0.50 s  writing", "   12.75 s  in all"];
+        assert_eq!(lines(&times([12.25, 0.5])), expected);
+        let mut steps = Steps::new(true);
+        steps.run("reading", |_| Ok(())).unwrap();
+        assert_eq!(steps.json()[0]["step"], "reading");
+        assert!(steps.json()[0]["seconds"].is_f64());
     }
 
     #[test]

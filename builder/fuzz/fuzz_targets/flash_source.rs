@@ -21,11 +21,12 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let Some((kind, data)) = data.split_first() else { return };
-    let packing = match kind % 4 {
+    let packing = match kind % 5 {
         0 => Packing::of_head(data),
         1 => Packing::Zstd,
         2 => Packing::Gzip,
-        _ => Packing::Xz,
+        3 => Packing::Xz,
+        _ => Packing::Bzip2,
     };
     if let Ok(reader) = unpacker(packing, data) {
         let mut unpacked = Vec::new();

@@ -33,8 +33,8 @@ use records::Crates;
 pub use early::check;
 pub use inputs::{Inputs, Programs, inputs};
 pub use ipxe::Tarball as IpxeTarball;
-pub(crate) use outputs::stem_of;
 pub use outputs::{Made, is_folder};
+pub(crate) use outputs::{PXE_BUNDLE, PXE_DISC, PXE_KEY, stem_of};
 
 /// The version of the software that goes into images: this workspace's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

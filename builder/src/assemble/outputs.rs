@@ -25,6 +25,7 @@ use crate::image::pxe;
 use crate::image::qcow2::Qcow2;
 use crate::image::vmdk::{Vmdk, blank};
 use crate::image::vmx::Machine;
+use crate::manifest::PACKED;
 use crate::personal::telling;
 use crate::progress::{Steps, set_length};
 use crate::source::platform::Kind;
@@ -33,10 +34,10 @@ use crate::tree::overlay::Entry;
 use crate::tree::{self, bundle};
 
 /// Names in the boot server's files.
-const PXE_BUNDLE: &str = "headnode.cpio.zst";
-const PXE_KEY: &str = "key.cpio.zst";
+pub(crate) const PXE_BUNDLE: &str = "headnode.cpio.zst";
+pub(crate) const PXE_KEY: &str = "key.cpio.zst";
 /// A second name of the disc's archive, the one that setup asks the boot server for.
-const PXE_DISC: &str = "fulliso.tgz";
+pub(crate) const PXE_DISC: &str = "fulliso.tgz";
 
 /// A file that a build makes.
 #[derive(Debug, Clone)]
@@ -150,7 +151,7 @@ pub fn is_folder(path: &Path) -> bool {
 
 /// A file's name without the endings of images.
 pub(crate) fn stem_of(name: &str) -> &str {
-    let raw = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(name);
+    let raw = PACKED.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
     [".img", ".iso", ".qcow2", ".vmdk", ".tgz"]
         .iter()
         .find_map(|end| raw.strip_suffix(end))

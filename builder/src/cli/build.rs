@@ -98,12 +98,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Vec::new()
     } else {
         let transfer = Transfer { patience: Patience::default(), jobs: JOBS, quiet: args.json };
-        // It shows what it does by itself.
-        steps
-            .time("Fetching and reading the parts", || {
-                fetch::pin_spec(&base, &args.lock, &args.cache, &Update::Nothing, transfer)
-            })?
-            .0
+        let nothing = Update::Nothing;
+        fetch::pin_spec(&base, &args.lock, &args.cache, &nothing, transfer, &mut steps)?.0
     };
     let inputs = assemble::inputs(spec, artefacts)?;
     let folder = match &inputs.output {
@@ -161,7 +157,7 @@ fn report(built: &Built, steps: &Steps) -> Value {
         "mapped": built.mapped,
         "free": built.free,
         "disk_guid": image.map(|image| &image.disk_guid),
-        "seconds": steps.times().iter().map(|(name, took)| json!({"step": name, "seconds": took.as_secs_f64()})).collect::<Vec<_>>(),
+        "seconds": steps.json(),
         "peak_rss": peak_rss(),
     })
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::interrupt;
 use super::site::SiteArgs;
 use crate::contents::Contents;
-use crate::image::output::Compression;
+use crate::image::packing::Packing;
 use crate::image::reader::{Form, ImageFile};
 use crate::manifest::{self, bmap, personal::Part};
 use crate::personal::{Patch, copy, image};
@@ -141,11 +141,15 @@ fn open(path: &Path, manifest: Option<PathBuf>) -> anyhow::Result<Source> {
 fn unpacked(path: &Path) -> anyhow::Result<()> {
     use std::io::Read as _;
     let mut head = Vec::new();
-    File::open(path)?.take(4).read_to_end(&mut head)?;
+    File::open(path)?.take(16).read_to_end(&mut head)?;
     let (what, how) = match Form::of_magic(&head) {
-        Form::Raw(Compression::None) => return Ok(()),
-        Form::Raw(Compression::Zstd) => ("packed", "unpack it first, with `zstd -d`"),
-        Form::Raw(Compression::Gzip) => ("packed", "unpack it first, with `gzip -d`"),
+        Form::Raw(Packing::None) => return Ok(()),
+        Form::Raw(packing) => {
+            let name = packing.name();
+            bail!(
+                "it is packed, and only raw images can be changed: unpack it first, with `{name} -d`"
+            )
+        }
         Form::Qcow2 => (
             "a disk of QEMU",
             "customize the raw image of the same build, then `qemu-img convert -O qcow2`",

@@ -7,22 +7,22 @@ use anyhow::Context;
 
 use crate::contents::Contents;
 use crate::diff::{self, Diff, show};
-use crate::progress::{Steps, set_length};
+use crate::progress::{Steps, set_file, set_length};
 
 /// Tell what changed between two images
 ///
 /// Compares versions, platforms, packages, programs, firmware, partitions and all files; of small
-/// texts the changed lines are shown, except below private/. Works with every image that
-/// `headnode inspect` can look into. Compressed images are unpacked into the folder for temporary
-/// files first.
+/// texts the changed lines are shown, except below private/. Takes what `headnode inspect` can read;
+/// both need not be of one format. What is packed is unpacked into the folder for temporary files
+/// (TMPDIR) first, 1 TiB at most each.
 ///
 /// Exit codes: 0 the same, 1 different, 2 an image cannot be read or wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The older image: raw, .zst or .gz
+    /// The older image or archive
     old: PathBuf,
-    /// The newer image
+    /// The newer image or archive
     new: PathBuf,
     /// Tell it as Markdown for release notes
     #[arg(long, conflicts_with = "json")]
@@ -51,7 +51,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn compare(args: &Args) -> anyhow::Result<Diff> {
     let mut steps = Steps::new(args.json || args.notes);
     let mut open = |path: &PathBuf| {
-        steps.run(&format!("Looking into {}", path.display()), |bar| {
+        steps.run(&format!("Opening {}", path.display()), |bar| {
+            set_file(bar, path);
             Contents::open(path, &mut |bytes| bar.set_position(bytes))
                 .with_context(|| format!("reading {}", path.display()))
         })
@@ -67,10 +68,13 @@ fn compare(args: &Args) -> anyhow::Result<Diff> {
         .context("comparing the images")
     })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&diff)?);
+        let mut told = serde_json::to_value(&diff)?;
+        told["seconds"] = steps.json();
+        println!("{told:#}");
     } else if args.notes {
         print!("{}", show::notes(&diff)?);
     } else {
+        steps.table_if_long();
         print!("{}", show::Table(&diff));
     }
     Ok(diff)

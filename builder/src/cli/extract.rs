@@ -8,14 +8,14 @@ use serde_json::json;
 
 use crate::contents::Contents;
 use crate::extract;
-use crate::progress::{Steps, bytes, set_length};
+use crate::progress::{Steps, bytes, set_file, set_length};
 
 /// Take files out of an image
 ///
 /// PATH is a file or folder of the key, or of another partition with its name before a colon, as
-/// loader:efi/boot/bootx64.efi; without any, everything is taken. Works with every image that
-/// `headnode inspect` can look into. Compressed images are unpacked into the folder for temporary
-/// files first.
+/// loader:efi/boot/bootx64.efi; without any, everything is taken. Takes what `headnode inspect` can
+/// read, so also tar archives; of one that holds a disk image, that image's files. What is packed is
+/// unpacked into the folder for temporary files (TMPDIR) first, 1 TiB at most.
 ///
 /// Nothing is written outside of --to, symbolic links in it are not followed, and files that exist
 /// stay as they are unless --force is given.
@@ -24,7 +24,7 @@ use crate::progress::{Steps, bytes, set_length};
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The image: raw, .zst or .gz
+    /// The image or archive, as it is or compressed
     image: PathBuf,
     /// What to take out; everything when there are none
     #[arg(value_name = "PATH")]
@@ -49,7 +49,8 @@ pub struct Args {
 /// When the image cannot be read, lacks a path, or a file cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::new(args.json || args.list);
-    let contents = steps.run("Looking into the image", |bar| {
+    let contents = steps.run("Opening the image", |bar| {
+        set_file(bar, &args.image);
         Contents::open(&args.image, &mut |bytes| bar.set_position(bytes))
             .with_context(|| format!("reading {}", args.image.display()))
     })?;
@@ -72,13 +73,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             })
             .collect();
         let to = args.to.as_ref().filter(|_| !args.list);
-        println!("{:#}", json!({"image": args.image, "to": to, "bytes": total, "items": list}));
+        println!(
+            "{:#}",
+            json!({"image": args.image, "to": to, "bytes": total, "items": list,
+                               "seconds": steps.json()})
+        );
     } else if args.list {
         for item in &items {
             let slash = if item.entry.folder { "/" } else { "" };
             println!("{:>12}  {}{slash}", item.entry.size, item.name);
         }
     } else if let Some(to) = &args.to {
+        steps.table_if_long();
         println!("{} files, {} in {}", files.count(), bytes(total), to.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::interrupt;
-use super::progress::bytes;
+use super::progress::{Steps, bytes};
 use super::transfers::Transfers;
 use crate::platform::default_cache;
 use crate::source::cache::Cache;
@@ -97,12 +97,14 @@ impl Place {
 /// When a part cannot be fetched; all of them are told.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let common = args.common;
-    let (artefacts, changes, fetched) = pin(&common, &Update::Nothing)?;
+    let mut steps = Steps::new(common.json);
+    let (artefacts, changes, fetched) = pin(&common, &Update::Nothing, &mut steps)?;
     if common.json {
         let report = json!({"lock": common.lock, "artefacts": artefacts, "changes": changes,
-                            "fetched": fetched});
+                            "fetched": fetched, "seconds": steps.json()});
         println!("{report:#}");
     } else {
+        steps.table_if_long();
         let size: u64 = artefacts.iter().map(|artefact| artefact.entry.size).sum();
         let lock = common.lock.display();
         println!("{} parts, {}, pinned by {lock}", artefacts.len(), bytes(size));
@@ -117,6 +119,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 pub(super) fn pin(
     common: &Common,
     update: &Update,
+    steps: &mut Steps,
 ) -> anyhow::Result<(Vec<Artefact>, Vec<Change>, u64)> {
     let spec = read_spec(&common.spec, &common.feature, &common.no_feature)?;
     let stall = Duration::try_from_secs_f64(common.stall)
@@ -129,7 +132,7 @@ pub(super) fn pin(
         jobs: usize::from(common.jobs),
         quiet: common.json,
     };
-    pin_spec(&spec, &common.lock, &common.cache, update, transfer)
+    pin_spec(&spec, &common.lock, &common.cache, update, transfer, steps)
 }
 
 /// How files are transferred.
@@ -152,17 +155,23 @@ pub(super) fn pin_spec(
     cache: &Place,
     update: &Update,
     transfer: Transfer,
+    steps: &mut Steps,
 ) -> anyhow::Result<(Vec<Artefact>, Vec<Change>, u64)> {
     let Transfer { patience, jobs, quiet } = transfer;
     let old = Lock::read(lock_file)?;
     let cache = cache.open()?;
     let http = Http::new(patience);
     interrupt::watch_transfers()?;
-    let wanted = plan::plan(spec, &process_env, old.as_ref(), update, &http, jobs)?;
+    let wanted = steps.run("Looking up the parts", |_| {
+        Ok(plan::plan(spec, &process_env, old.as_ref(), update, &http, jobs)?)
+    })?;
     let board = Transfers::new(quiet);
-    let artefacts = fetch::fetch(wanted, &cache, &http, jobs, &board);
-    board.finish();
-    let artefacts = artefacts?;
+    // It shows what it does by itself.
+    let artefacts = steps.time("Fetching and reading the parts", || {
+        let artefacts = fetch::fetch(wanted, &cache, &http, jobs, &board);
+        board.finish();
+        Ok(artefacts?)
+    })?;
     let lock = fetch::lock_of(&artefacts);
     let changes = lock::changes(&old.clone().unwrap_or_default(), &lock);
     if old.as_ref() != Some(&lock) {

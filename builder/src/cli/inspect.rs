@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::contents::survey::{self, Survey, place};
-use crate::contents::{Contents, Entry, Part};
+use crate::contents::{Contents, Entry, Part, Scheme, pxe};
+use crate::image::reader::MAX_UNPACKED;
 use crate::personal::held::Held;
 use crate::personal::{image, os};
-use crate::progress::{Steps, bytes};
+use crate::progress::{Steps, bytes, set_file};
 
 /// The largest manifest that is read from an image, in bytes.
 const MAX_MANIFEST: u64 = 64 << 20;
@@ -21,15 +22,20 @@ const MAX_MANIFEST: u64 = 64 << 20;
 /// Show what is in an image
 ///
 /// Prints partitions, boot loaders and firmware, platforms, programs, sizes and the largest files of
-/// any disk image: ours, SmartOS' and Triton's, and others with a GPT, an MBR or one FAT32 file system.
-/// Everything is read from the image itself; nothing is checked (see verify). Compressed images are
-/// unpacked into the folder for temporary files first.
+/// any image: ours, SmartOS' and Triton's, and others. Everything is read from the image itself; nothing
+/// is checked (see verify).
+///
+/// Can be read: disk images with a GPT, an MBR or one FAT32 file system, discs (ISO 9660), disks of QEMU
+/// (qcow2) and VMware (vmdk), tar archives of a key's files, of files for a boot server (pxe), of a
+/// platform or of anything else, and tar archives that hold one disk image, which then is looked into.
+/// All but qcow2 and vmdk may be compressed by gzip, zstd, xz or bzip2. What is packed is unpacked into
+/// the folder for temporary files (TMPDIR) first, 1 TiB at most.
 ///
 /// Exit codes: 0 done, 1 the image cannot be read or nothing in it is known, 2 wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The image: raw, .zst or .gz
+    /// The image or archive, as it is or compressed
     image: PathBuf,
     /// How many of the largest files to show
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
@@ -65,25 +71,39 @@ struct Personal {
 /// # Errors
 /// When the image cannot be read, or nothing in it is known.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let found = look(&args).with_context(|| format!("inspecting {}", args.image.display()))?;
+    let mut steps = Steps::new(args.json);
+    let found =
+        look(&args, &mut steps).with_context(|| format!("inspecting {}", args.image.display()))?;
     if args.json {
-        println!("{:#}", report(&found));
+        let mut told = report(&found);
+        told["seconds"] = steps.json();
+        println!("{told:#}");
     } else {
+        steps.table_if_long();
         print(&found);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn look(args: &Args) -> anyhow::Result<Found> {
-    let mut steps = Steps::new(args.json);
-    let contents = steps.run("Looking into the image", |bar| {
+fn look(args: &Args, steps: &mut Steps) -> anyhow::Result<Found> {
+    let contents = steps.run("Opening the image", |bar| {
+        set_file(bar, &args.image);
         Ok(Contents::open(&args.image, &mut |bytes| bar.set_position(bytes))?)
     })?;
+    steps.run("Looking into the image", |_| survey(args, contents))
+}
+
+fn survey(args: &Args, contents: Contents) -> anyhow::Result<Found> {
     let survey = survey::survey(&contents)?;
     let mut notes = contents.notes.clone();
     let key = contents.key().and_then(|part| part.files.as_ref());
     let entry = key.and_then(|files| files.entry(paths::KEY_MANIFEST));
-    let manifest = match entry.map(|entry| read_manifest(&contents, entry)) {
+    // A boot server's files hold their key packed.
+    let packed = key.filter(|files| entry.is_none() && pxe::is_pxe(files)).and_then(pxe::key_of);
+    let packed = packed.map(|entry| {
+        Ok(pxe::key(&contents.image.file, entry, MAX_UNPACKED, false, &mut |_| ())?.manifest)
+    });
+    let manifest = match entry.map(|entry| read_manifest(&contents, entry)).or(packed) {
         None => None,
         Some(Ok(manifest)) => Some(manifest),
         Some(Err(error)) => {
@@ -161,6 +181,7 @@ fn report(found: &Found) -> Value {
         "size": image.size,
         "file_size": image.packed_size,
         "compression": format!("{:?}", image.compression).to_lowercase(),
+        "inside": contents.inside,
         "scheme": contents.scheme,
         "disk_guid": contents.disk_id,
         "partitions": contents.parts.iter().map(partition).collect::<Vec<_>>(),
@@ -201,14 +222,18 @@ fn print(found: &Found) {
         (None, Some(version)) => println!("version {version}"),
         (None, None) => {}
     }
+    let what = if contents.scheme == Scheme::Tar { "archive" } else { "disk" };
     println!(
-        "  {} ({} disk, {} in the file, compression {:?}, id {})",
+        "  {} ({} {what}, {} in the file, compression {:?}, id {})",
         survey.layout,
         bytes(image.size),
         bytes(image.packed_size),
         image.compression,
         contents.disk_id.as_deref().unwrap_or("none")
     );
+    if let Some(inside) = &contents.inside {
+        println!("  it lies in the archive as {inside}");
+    }
     println!("Partitions");
     for part in &contents.parts {
         let holds = match (&part.files, &part.problem) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::fetch::{Common, pin};
-use super::progress::bytes;
+use super::progress::{Steps, bytes};
 use crate::source::lock::Change;
 use crate::source::plan::Update;
 
@@ -36,12 +36,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => Update::All,
         false => Update::Named(args.names.into_iter().collect()),
     };
-    let (artefacts, changes, fetched) = pin(&args.common, &update)?;
+    let mut steps = Steps::new(args.common.json);
+    let (artefacts, changes, fetched) = pin(&args.common, &update, &mut steps)?;
     if args.common.json {
-        let report = json!({"changes": changes, "parts": artefacts.len(), "fetched": fetched});
+        let report = json!({"changes": changes, "parts": artefacts.len(), "fetched": fetched,
+                            "seconds": steps.json()});
         println!("{report:#}");
         return Ok(ExitCode::SUCCESS);
     }
+    steps.table_if_long();
     for change in &changes {
         println!("{}", told(change));
     }

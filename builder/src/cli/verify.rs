@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::manifest::signature::PublicKey;
 use crate::manifest::verify::{self, Options, Report};
-use crate::progress::{Steps, bytes, set_length};
+use crate::progress::{Steps, bytes, set_file, set_length};
 
 /// Check an image against its manifest
 ///
@@ -13,20 +13,29 @@ use crate::progress::{Steps, bytes, set_length};
 /// it, and that the key holds the files that the manifest (<image>.manifest.json, or --manifest) lists.
 /// Where a partition is damaged the broken files are named; --deep checks every file also where its
 /// partition is whole. Without a manifest beside the image, the files are checked by the one on the
-/// key itself. Compressed images are unpacked into the folder for temporary files first.
+/// key itself.
+///
+/// Archives have no manifest beside them. A tar of the key's files is checked by the manifest in it; the
+/// files for a boot server (pxe) by their list of digests and, file by file with --deep, by the manifest
+/// of the key that lies packed among them; a platform of SmartOS by its boot archive's hash; and the file
+/// as a whole by the list of digests beside it (<name>.SHA256SUMS), whose signature counts.
+///
+/// Takes what `headnode inspect` can read. What is packed is unpacked into the folder for temporary
+/// files (TMPDIR) first, 1 TiB at most.
 ///
 /// Personal parts (answers, keys, console: see customize) are told apart: that they are not as built is
 /// no damage, but what their readers would refuse is.
 ///
-/// With --public-key the manifest must be signed by that key (<manifest>.minisig); without, the
-/// result tells whether there is a signature, which then is not checked.
+/// With --public-key the manifest, or an archive's list of digests, must be signed by that key
+/// (<manifest>.minisig, <list>.minisig); without, the result tells whether there is a signature, which
+/// then is not checked.
 ///
 /// Exit codes: 0 all is well, 1 something is damaged (each file is named), not signed as demanded, or
 /// cannot be read, 2 wrong arguments.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The image: raw, .zst or .gz
+    /// The image or archive, as it is or compressed
     image: PathBuf,
     /// The manifest, when it is not beside the image
     #[arg(long, value_name = "FILE")]
@@ -54,8 +63,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         deep: args.deep,
     };
     let mut steps = Steps::new(args.json);
+    let ready = steps.run("Opening the image", |bar| {
+        set_file(bar, &args.image);
+        verify::open(&args.image, options, &mut |bytes| bar.set_position(bytes))
+    })?;
     let report = steps.run("Checking the image", |bar| {
-        verify::verify(&args.image, options, &mut |done, total| {
+        verify::check(ready, options, &mut |done, total| {
             if total > 0 && bar.length() != Some(total) {
                 set_length(bar, total);
             }
@@ -63,8 +76,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
     })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let mut told = serde_json::to_value(&report)?;
+        told["seconds"] = steps.json();
+        println!("{told:#}");
     } else {
+        steps.table_if_long();
         print(&report);
     }
     Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -74,12 +90,6 @@ fn print(report: &Report) {
     for damage in &report.damage {
         println!("damaged: {}: {}", damage.what, damage.why);
     }
-    let against = match &report.manifest {
-        Some(path) => format!("by {}", path.display()),
-        None => "by the key's own manifest (there is none beside the image, so partitions and \
-                 loaders were not checked)"
-            .to_owned(),
-    };
     for part in &report.personal {
         println!("personal: {part}");
     }
@@ -88,9 +98,10 @@ fn print(report: &Report) {
     }
     let verdict = if report.damage.is_empty() { "whole" } else { "DAMAGED" };
     println!(
-        "{}: {verdict}; {} files, {} checked {against}",
+        "{}: {verdict}; {} files, {} checked by {}",
         report.image.display(),
         report.files,
-        bytes(report.bytes)
+        bytes(report.bytes),
+        report.against
     );
 }

@@ -2,15 +2,20 @@
 //! trusted, and nothing of ours has to be in it.
 //!
 //! A file system is told as a list of files with the places of their content in the image, so that
-//! all who read files (`inspect`, `diff`, `extract`) need not know which kind it is.
+//! all who read files (`inspect`, `diff`, `extract`) need not know which kind it is. A tar is one, too.
 
+pub mod archive;
 mod kinds;
 pub mod mbr;
+pub mod open;
+pub mod pxe;
 pub mod survey;
+mod systems;
+
+pub use systems::{FileSystemError, disc, fat};
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
 
 use headnode_model::paths;
 use serde::Serialize;
@@ -19,15 +24,15 @@ use crate::image::gpt::Table;
 use crate::image::reader::ImageFile;
 use crate::image::{SECTOR, fat, iso};
 
-/// Files with more pieces than this in all are refused: they would fill the memory.
-const MAX_EXTENTS: usize = 4_000_000;
-
 /// Why an image cannot be looked into.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read or unpacked.
     #[error("reading the image: {0}")]
     Io(#[from] io::Error),
+    /// It is an archive that cannot be looked into.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
     /// Nothing in it is known.
     #[error(
         "this is no disk image: it has neither a partition table nor a file system that is known \
@@ -49,6 +54,8 @@ pub enum Scheme {
     Mbr,
     /// Not at all: one file system fills it.
     None,
+    /// Not a disk, but an archive.
+    Tar,
 }
 
 /// A partition.
@@ -123,20 +130,13 @@ pub struct Contents {
     pub disk_id: Option<String>,
     /// Its partitions.
     pub parts: Vec<Part>,
+    /// The path of the disk image in the archive that it lay in, when that is so.
+    pub inside: Option<String>,
     /// What is odd about it.
     pub notes: Vec<String>,
 }
 
 impl Contents {
-    /// Looks into an image: raw, or packed with zstd or gzip, which is then unpacked into an unnamed
-    /// sparse file in the folder for temporary files. `progress` is told the bytes unpacked.
-    ///
-    /// # Errors
-    /// When it cannot be read, or nothing in it is known.
-    pub fn open(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Self, Error> {
-        Self::of(ImageFile::open(path, progress)?)
-    }
-
     /// Looks into an opened image.
     ///
     /// # Errors
@@ -167,12 +167,23 @@ impl Contents {
         if scheme == Scheme::None {
             notes.clear();
         }
-        Ok(Self { image, scheme, disk_id, parts, notes })
+        Ok(Self { image, scheme, disk_id, parts, inside: None, notes })
+    }
+
+    /// What was found in an archive.
+    pub fn of_tree(image: ImageFile, tree: FileSystem) -> Self {
+        let part = Part { kind: "archive", files: Some(tree), ..whole_disk(image.size) };
+        let (scheme, disk_id, notes) = (Scheme::Tar, None, Vec::new());
+        Self { image, scheme, disk_id, parts: vec![part], inside: None, notes }
     }
 
     /// The partition that holds the key: by its marker, else by what only a key has, else the
     /// largest file system.
     pub fn key(&self) -> Option<&Part> {
+        if let [only] = &self.parts[..] {
+            // Asked for every file of archives, which may have many.
+            return Some(only).filter(|part| part.files.is_some());
+        }
         let with = |paths: &[&str]| {
             self.parts.iter().find(|part| {
                 part.files
@@ -213,7 +224,7 @@ impl Contents {
     /// When it is not known where the content lies.
     pub fn reader<'a>(&'a self, entry: &'a Entry) -> io::Result<Extents<'a>> {
         let extents = entry.extents.as_ref().map_err(|why| io::Error::other(why.clone()))?;
-        Ok(Extents { file: &self.image.file, extents, at: 0 })
+        Ok(Extents::new(&self.image.file, extents))
     }
 
     /// The content of a small file.
@@ -236,6 +247,13 @@ pub struct Extents<'a> {
     extents: &'a [(u64, u64)],
     /// Bytes of the first extent that were read.
     at: u64,
+}
+
+impl<'a> Extents<'a> {
+    /// A reader of these offsets and lengths, in bytes.
+    pub fn new(file: &'a File, extents: &'a [(u64, u64)]) -> Self {
+        Self { file, extents, at: 0 }
+    }
 }
 
 impl Read for Extents<'_> {
@@ -329,83 +347,6 @@ fn divide(image: &mut ImageFile, notes: &mut Vec<String>) -> Result<Divided, Err
             notes.push(gpt);
             Ok((Scheme::None, None, vec![whole]))
         }
-    }
-}
-
-/// Why a file system cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum FileSystemError {
-    /// It is FAT, or nothing that is known.
-    #[error(transparent)]
-    Fat(#[from] fat::reader::Error),
-    /// It is ISO 9660.
-    #[error(transparent)]
-    Iso(#[from] iso::reader::Error),
-}
-
-/// The FAT file system that fills a part of the disk.
-///
-/// # Errors
-/// When there is none, or it is damaged.
-pub fn fat(disk: &File, start: u64, length: u64) -> Result<FileSystem, FileSystemError> {
-    let mut volume = fat::Volume::open(disk, start, length)?;
-    let nodes = volume.walk()?;
-    let mut pieces = Pieces::default();
-    let mut entries = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        let extents = if node.folder { Ok(Vec::new()) } else { volume.extents(&node) };
-        if pieces.too_many(&extents) {
-            let error = fat::reader::Error::Damaged { path: node.path, what: Pieces::WHAT };
-            return Err(error.into());
-        }
-        entries.push(Entry {
-            path: plain(&node.path),
-            folder: node.folder,
-            size: node.size,
-            extents: extents.map_err(|error| error.to_string()),
-        });
-    }
-    let (label, block) = (plain(volume.label()), volume.cluster_bytes());
-    Ok(FileSystem { kind: "FAT32", label, block, entries })
-}
-
-/// The ISO 9660 file system of a disc; it fills the whole of it, whatever partitions it has besides.
-/// Symbolic links are left out.
-///
-/// # Errors
-/// When it is no disc, or it is damaged.
-pub fn disc(disk: &File, length: u64) -> Result<FileSystem, FileSystemError> {
-    let mut volume = iso::reader::Volume::open(disk, 0, length)?;
-    let nodes = volume.walk()?;
-    let mut pieces = Pieces::default();
-    let mut entries = Vec::with_capacity(nodes.len());
-    for node in nodes.into_iter().filter(|node| node.link.is_none()) {
-        let extents = if node.folder { Ok(Vec::new()) } else { volume.extents(&node) };
-        if pieces.too_many(&extents) {
-            let error = iso::reader::Error::Damaged { path: node.path, what: Pieces::WHAT };
-            return Err(error.into());
-        }
-        entries.push(Entry {
-            path: plain(&node.path),
-            folder: node.folder,
-            size: node.size,
-            extents: extents.map_err(|error| error.to_string()),
-        });
-    }
-    let (label, block) = (plain(volume.label()), iso::BLOCK);
-    Ok(FileSystem { kind: "ISO 9660", label, block, entries })
-}
-
-/// Counts the pieces of files, so that a hostile image does not fill the memory.
-#[derive(Default)]
-struct Pieces(usize);
-
-impl Pieces {
-    const WHAT: &'static str = "its files are in too many pieces";
-
-    fn too_many<E>(&mut self, extents: &Result<Vec<(u64, u64)>, E>) -> bool {
-        self.0 += extents.as_ref().map_or(0, Vec::len);
-        self.0 > MAX_EXTENTS
     }
 }
 

@@ -6,13 +6,15 @@ use std::io;
 
 use serde::Serialize;
 
-use super::{Contents, Entry, FileSystem, Part, Scheme, head};
+use super::{Contents, Entry, FileSystem, Part, Scheme, head, pxe};
 use crate::image::SECTOR;
 
 /// The largest configuration file that is read, in bytes.
 const MAX_TEXT: u64 = 256 << 10;
 /// How far behind its start a stage 2 may have its multiboot header (Multiboot 0.6.96, 3.1).
 const MULTIBOOT_SEARCH: u64 = 8192;
+/// More platforms than this are not told.
+const MAX_PLATFORMS: usize = 1000;
 const MULTIBOOT_MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
 
 /// What was found.
@@ -138,7 +140,7 @@ fn find<'a>(files: &'a FileSystem, path: &str) -> Option<&'a Entry> {
 /// The boot code of the first sector (C§1.4, C§1.13).
 fn stage1(sector: &[u8], scheme: &Scheme) -> Option<Loader> {
     let code = sector.get(..440)?;
-    if *scheme == Scheme::None || code.iter().all(|byte| *byte == 0) {
+    if matches!(scheme, Scheme::None | Scheme::Tar) || code.iter().all(|byte| *byte == 0) {
         return None;
     }
     let what = if is_illumos(sector) {
@@ -185,6 +187,11 @@ fn raw_stage2(contents: &Contents, part: &Part) -> io::Result<Option<Loader>> {
     Ok(Some(Loader { what, place: format!("{}:", prefix(part)), size: None }))
 }
 
+/// Whether a folder is called as platforms are.
+pub(crate) fn is_stamp(name: &str) -> bool {
+    name.parse::<headnode_model::stamp::Stamp>().is_ok()
+}
+
 /// Platforms below `os/` (Triton) and in `platform/` (SmartOS).
 fn platforms(files: &FileSystem) -> Vec<Platform> {
     const KERNELS: [(&str, &str); 3] = [
@@ -197,10 +204,18 @@ fn platforms(files: &FileSystem) -> Vec<Platform> {
         let lower = entry.path.to_ascii_lowercase();
         for (kernel, os) in KERNELS {
             let Some(root) = lower.strip_suffix(kernel) else { continue };
+            if found.len() >= MAX_PLATFORMS {
+                break;
+            }
             let root = entry.path.get(..root.len()).unwrap_or_default();
             let stamp = match root.trim_end_matches('/').split('/').collect::<Vec<_>>()[..] {
                 ["os", stamp, "platform"] => stamp,
                 ["platform"] => "",
+                // The files for a boot server, and platforms' tarballs.
+                [stamp, "platform"] if is_stamp(stamp) => stamp,
+                [top] if top.strip_prefix("platform-").is_some_and(is_stamp) => {
+                    top.trim_start_matches("platform-")
+                }
                 _ => continue,
             };
             let size = files.files().filter(|e| e.path.starts_with(root)).map(|e| e.size).sum();
@@ -233,7 +248,12 @@ fn layout(contents: &Contents, sector: &[u8], platforms: &[Platform], no_zones: 
     let ours = has(headnode_model::paths::KEY_MANIFEST);
     let marker = has(headnode_model::paths::KEY_MARKER);
     let smartos = platforms.iter().any(|platform| platform.os == "smartos");
+    let archive = contents.scheme == Scheme::Tar;
     let what = match (ours, marker, smartos, no_zones) {
+        _ if archive && key.is_some_and(pxe::is_pxe) => "the files for a boot server",
+        (true, ..) if archive => "a headnode's key with our manifest",
+        (_, false, ..) if archive && !platforms.is_empty() => "a platform",
+        (_, false, ..) if archive => "files of something else",
         (true, ..) => "a headnode image with our manifest",
         (_, true, _, false) => "a Triton headnode's key",
         (_, true, ..) => "a key of SmartOS or Triton",
@@ -246,6 +266,7 @@ fn layout(contents: &Contents, sector: &[u8], platforms: &[Platform], no_zones: 
         Scheme::Gpt => "GPT",
         Scheme::Mbr => "MBR",
         Scheme::None => "no partitions",
+        Scheme::Tar => "tar",
     };
     format!("{what}, {disk}")
 }

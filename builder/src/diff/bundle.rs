@@ -10,6 +10,7 @@ use cpio::newc;
 use headnode_model::paths;
 use sha2::{Digest as _, Sha256};
 
+use crate::assemble::PXE_BUNDLE;
 use crate::source::platform::tarball::Limited;
 
 /// The most that is unpacked of a bundle, in bytes; ours have some 100 MB.
@@ -43,9 +44,9 @@ impl Packed {
     }
 }
 
-/// Whether a file of the key is a bundle.
+/// Whether a file of the key, or of those for a boot server, is a bundle.
 pub fn is_bundle(path: &str) -> bool {
-    [paths::BUNDLE_HEADNODE, paths::BUNDLE_NODE].contains(&path)
+    [paths::BUNDLE_HEADNODE, paths::BUNDLE_NODE, PXE_BUNDLE].contains(&path)
 }
 
 /// The files of a bundle by path; folders are left out.

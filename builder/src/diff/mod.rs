@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use headnode_model::paths;
 use serde::Serialize;
 
-use crate::contents::survey::{place, survey};
+use crate::contents::survey::{is_stamp, place, survey};
 use crate::contents::{Contents, Entry, Error};
 
 /// What changed.
@@ -165,7 +165,9 @@ fn named<'a>(contents: &'a Contents, platform: Option<&str>) -> BTreeMap<String,
         for entry in part.files.iter().flat_map(|files| files.files()) {
             let mut name = place(contents, part, &entry.path);
             if let Some(rest) = platform.and_then(|folder| name.strip_prefix(folder)) {
-                name = format!("{}/<platform>{rest}", paths::PLATFORMS);
+                let above = platform.and_then(|folder| folder.rsplit_once('/'));
+                let above = above.map(|(above, _)| format!("{above}/")).unwrap_or_default();
+                name = format!("{above}<platform>{rest}");
             }
             named.insert(name, entry);
         }
@@ -173,12 +175,15 @@ fn named<'a>(contents: &'a Contents, platform: Option<&str>) -> BTreeMap<String,
     named
 }
 
-/// The folder of the platform, `os/<stamp>`, when the key has one only.
+/// The folder of the platform, `os/<stamp>`, when the key has one only; at the top in archives for boot
+/// servers (`<stamp>`) and of platforms (`platform-<stamp>`).
 fn only_platform(contents: &Contents) -> Option<String> {
     let prefix = format!("{}/", paths::PLATFORMS);
     let files = contents.key()?.files.as_ref()?;
     let mut folders = files.entries.iter().filter(|entry| {
-        entry.folder && entry.path.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('/'))
+        let top = || entry.path.strip_prefix("platform-").unwrap_or(&entry.path);
+        let below = entry.path.strip_prefix(&prefix);
+        entry.folder && (below.is_some_and(|rest| !rest.contains('/')) || is_stamp(top()))
     });
     let first = folders.next()?;
     folders.next().is_none().then(|| first.path.clone())
@@ -192,7 +197,10 @@ fn files(
     let platforms = [only_platform(old), only_platform(new)];
     let paired = matches!(&platforms, [Some(a), Some(b)] if a != b);
     let [a, b] = platforms.map(|platform| platform.filter(|_| paired));
-    let stamp = |folder: &String| folder.rsplit('/').next().unwrap_or_default().to_owned();
+    let stamp = |folder: &String| {
+        let last = folder.rsplit('/').next().unwrap_or_default();
+        last.strip_prefix("platform-").unwrap_or(last).to_owned()
+    };
     let stamps = a.as_ref().map(stamp).zip(b.as_ref().map(stamp));
     let (old_files, new_files) = (named(old, a.as_deref()), named(new, b.as_deref()));
     let total: u64 = old_files

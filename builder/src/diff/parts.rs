@@ -7,7 +7,7 @@ use headnode_model::paths;
 use serde::Deserialize;
 
 use crate::contents::survey::prefix;
-use crate::contents::{Contents, FileSystem};
+use crate::contents::{Contents, FileSystem, Scheme};
 
 /// The largest list that is read, in bytes.
 const MAX_LIST: u64 = 64 << 20;
@@ -87,5 +87,7 @@ pub fn partitions(contents: &Contents) -> BTreeMap<String, String> {
         let name = format!("{} {}", part.number, prefix(part));
         (name, format!("{}, {} bytes from byte {}", part.kind, part.length, part.offset))
     };
-    contents.parts.iter().map(part).collect()
+    // An archive's size says nothing that its files do not.
+    let parts = contents.parts.iter().filter(|_| contents.scheme != Scheme::Tar);
+    parts.map(part).collect()
 }

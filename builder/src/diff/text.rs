@@ -6,6 +6,7 @@ use headnode_model::personal::Part;
 use similar::TextDiff;
 
 use crate::contents::{Contents, Entry};
+use crate::source::platform::ROOT_PASSWORD;
 
 /// Larger files are not shown line by line, in bytes.
 const MAX_TEXT: u64 = 64 << 10;
@@ -25,7 +26,9 @@ pub fn diff(
     new: (&Contents, &Entry),
     stamps: Option<&(String, String)>,
 ) -> Option<String> {
-    let private = name.strip_prefix(paths::KEY_PRIVATE).is_some_and(|rest| rest.starts_with('/'));
+    let private = name.strip_prefix(paths::KEY_PRIVATE).is_some_and(|rest| rest.starts_with('/'))
+        // In platforms of SmartOS, in clear (C§1.10).
+        || name.rsplit('/').next() == Some(ROOT_PASSWORD);
     // Mostly padding; that it changed is what there is to tell.
     let personal = Part::of_path(name).is_some();
     let derived = DERIVED.iter().any(|derived| name.starts_with(derived));

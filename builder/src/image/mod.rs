@@ -13,6 +13,7 @@ pub mod hashing;
 pub mod iso;
 pub mod layout;
 pub mod output;
+pub mod packing;
 pub mod pool;
 pub mod pxe;
 pub mod qcow2;

@@ -56,17 +56,6 @@ impl Compression {
             Self::Gzip => ".gz",
         }
     }
-
-    /// How a file that begins with these bytes is packed.
-    pub fn of_magic(head: &[u8]) -> Self {
-        if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Self::Zstd
-        } else if head.starts_with(&[0x1f, 0x8b]) {
-            Self::Gzip
-        } else {
-            Self::None
-        }
-    }
 }
 
 /// Makes a file of an image's stream.

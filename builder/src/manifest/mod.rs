@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 
 use headnode_model::manifest::Manifest;
 
+/// Endings of packed images.
+pub const PACKED: [&str; 4] = [".zst", ".gz", ".xz", ".bz2"];
+
 /// Where the manifest of an image is: beside it, as `<image>.manifest.json`, where the name of the
-/// image goes without `.zst` or `.gz`.
+/// image goes without the ending of what packed it.
 pub fn beside(image: &Path) -> PathBuf {
     let name = image.file_name().unwrap_or_default().to_string_lossy();
-    let raw = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
+    let raw = PACKED.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
     image.with_file_name(format!("{raw}.manifest.json"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::assemble::stem_of;
 use crate::spec::form::is_hex;
@@ -24,16 +24,32 @@ pub fn text<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     text
 }
 
-/// The digest of an image, in hex, in the list that its build wrote beside it; `None` when there is no
-/// such list, or it does not have the image.
-pub fn listed(image: &Path) -> Option<String> {
+/// The list that a build wrote beside an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// The image's SHA-256 in it, in hex.
+    pub sha256: String,
+}
+
+/// The list that its build wrote beside an image; `None` when there is no such list, or it does not have
+/// the image.
+pub fn beside(image: &Path) -> Option<List> {
     let name = image.file_name()?.to_str()?;
-    let list = image.with_file_name(format!("{}.SHA256SUMS", stem_of(name)));
-    let mut text = String::new();
-    File::open(list).ok()?.take(MAX_SIZE).read_to_string(&mut text).ok()?;
-    text.lines().find_map(|line| {
-        let (digest, listed) = line.split_once("  ")?;
-        (listed == name && is_hex(digest, 64)).then(|| digest.to_lowercase())
+    let stem = stem_of(name);
+    // A build calls the files for boot servers so; the list belongs to all that it made.
+    [Some(stem), stem.strip_suffix("-pxe")].into_iter().flatten().find_map(|stem| {
+        let path = image.with_file_name(format!("{stem}.SHA256SUMS"));
+        let mut text = String::new();
+        File::open(&path).ok()?.take(MAX_SIZE).read_to_string(&mut text).ok()?;
+        let sha256 = text.lines().find_map(|line| {
+            let (digest, listed) = line.split_once("  ")?;
+            (listed == name && is_hex(digest, 64)).then(|| digest.to_lowercase())
+        })?;
+        Some(List { path, text, sha256 })
     })
 }
 

@@ -1,28 +1,31 @@
 //! Checks an image against its manifest: its signature, every partition and mapped range, and the
 //! list of files; file by file where a partition is broken, or when that is wanted.
 
+mod archive;
+mod disk;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use headnode_model::manifest::{Image, Manifest, Range};
+use headnode_model::manifest::Manifest;
 use headnode_model::paths;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::gaps;
-use super::personal::{self, Part};
+use super::personal::Part;
 use super::signature::{self, PublicKey, Status};
+use super::sums::{self, List};
 use crate::boot::grub_iso;
+use crate::contents::open::Opened;
 use crate::contents::{self, Entry, FileSystem};
-use crate::image::disk::{ESP_START, ROOT_NUMBER, ROOT_START};
-use crate::image::fat::Volume;
+use crate::image::disk::{ROOT_NUMBER, ROOT_START};
 use crate::image::gpt::Table;
-use crate::image::output::{BLOCK, Compression, hex};
-use crate::image::reader::{Form, ImageFile};
-use crate::image::unpack::MAX_SIZE;
+use crate::image::output::{BLOCK, hex};
+use crate::image::packing::Packing;
+use crate::image::reader::{Form, ImageFile, MAX_UNPACKED};
 use crate::image::{Content, SECTOR, iso};
 
 /// Loaders on discs that the manifest does not list.
@@ -38,7 +41,10 @@ pub struct Report {
     pub image: PathBuf,
     /// The manifest that it was checked against; absent when only the key's own one was there.
     pub manifest: Option<PathBuf>,
-    /// Who signed that manifest; absent when there is none beside the image.
+    /// What it was checked against, for people.
+    pub against: String,
+    /// Who signed that manifest, or the list of digests beside an archive; absent when there is
+    /// neither.
     pub signature: Option<Status>,
     /// Number of files that were checked.
     pub files: usize,
@@ -70,19 +76,31 @@ pub struct Options<'a> {
     pub deep: bool,
 }
 
-/// Checks an image. `progress` is called with the bytes looked at so far and those in all.
+/// An image that was opened to be checked.
+pub struct Ready {
+    path: PathBuf,
+    opened: Opened,
+    /// Where the manifest is or should be.
+    beside: PathBuf,
+    text: Option<Vec<u8>>,
+    outer: Option<Manifest>,
+    /// The list of digests beside it, when it is packed or an archive.
+    list: Option<List>,
+}
+
+/// Opens an image, and what lies beside it. `progress` is called with the bytes of the file that have
+/// been read so far.
 ///
 /// A packed image is unpacked into an unnamed sparse file first, as its parts are read in the order
 /// of the manifest.
 ///
 /// # Errors
-/// When the image cannot be read at all, or there is no manifest to check it against. What is
-/// merely damaged is in the report.
-pub fn verify(
+/// When the image or its manifest cannot be read.
+pub fn open(
     path: &Path,
     options: Options<'_>,
-    progress: &mut dyn FnMut(u64, u64),
-) -> anyhow::Result<Report> {
+    progress: &mut dyn FnMut(u64),
+) -> anyhow::Result<Ready> {
     let beside = options.manifest.map_or_else(|| super::beside(path), Path::to_owned);
     let reading = || format!("reading {}", beside.display());
     let text = match std::fs::read(&beside) {
@@ -93,9 +111,33 @@ pub fn verify(
     let outer = text.as_deref().map(Manifest::parse).transpose().with_context(reading)?;
     let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
     // A longer one is damaged in any case; some of the rest is unpacked so that it is seen.
-    let limit = whole.map_or(MAX_SIZE, |whole| whole.size.saturating_add(BLOCK as u64));
-    let mut image = ImageFile::open_within(path, limit, &mut |bytes| progress(bytes, 0))
-        .with_context(|| format!("reading {}", path.display()))?;
+    let limit = whole.map_or(MAX_UNPACKED, |whole| whole.size.saturating_add(BLOCK as u64));
+    let opened = match whole {
+        // Whatever else the file may look like: only as the disk that it tells of it can be checked.
+        Some(_) => Opened::disk(path, limit, progress),
+        None => contents::open::open(path, limit, progress),
+    };
+    let opened = opened.with_context(|| format!("reading {}", path.display()))?;
+    let packed = !matches!(opened.image.form, Form::Raw(Packing::None));
+    let list = (opened.is_archive() || packed).then(|| sums::beside(path)).flatten();
+    Ok(Ready { path: path.to_owned(), opened, beside, text, outer, list })
+}
+
+/// Checks an opened image. `progress` is called with the bytes looked at so far and those in all; 0 when
+/// that is not known.
+///
+/// # Errors
+/// When the image cannot be read at all, or there is no manifest to check it against. What is
+/// merely damaged is in the report.
+pub fn check(
+    ready: Ready,
+    options: Options<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<Report> {
+    let Ready { path, opened, beside, text, outer, list } = ready;
+    let path = path.as_path();
+    let archived = opened.is_archive();
+    let Opened { mut image, tree, inside, .. } = opened;
     let mut checker = Checker {
         damage: Vec::new(),
         personal: Vec::new(),
@@ -107,38 +149,57 @@ pub fn verify(
     };
     let signature = match (&text, options.public_key) {
         (Some(text), key) => Some(signature::check(&beside, text, key)?),
-        (None, None) => None,
-        (None, Some(_)) => {
-            bail!("{} is missing: without it the signature cannot be checked", beside.display())
-        }
+        (None, key) => match (list.as_ref().filter(|_| archived), key) {
+            // No manifest is written for archives: the list of digests vouches for them.
+            (Some(list), key) => Some(signature::check(&list.path, list.text.as_bytes(), key)?),
+            (None, None) => None,
+            (None, Some(_)) => bail!(
+                "{} is missing{}: without it the signature cannot be checked",
+                beside.display(),
+                if archived {
+                    ", and so is a list of digests (SHA256SUMS) that has it"
+                } else {
+                    ""
+                }
+            ),
+        },
     };
     if let Some(Status::Bad { why }) = &signature {
         checker.add("the signature", why);
     }
-    let mut broken_parts = Vec::new();
-    let table = checker.table(&mut image, whole);
-    if let Some(whole) = whole {
-        broken_parts = checker.parts(&mut image, whole)?;
-        // Which files are broken is worth the time, and so is all that no partition vouches for.
-        checker.deep |= !broken_parts.is_empty() || table.is_none();
-    } else {
-        checker.deep = true;
-    }
-    checker.key(&image, table.as_ref(), outer.as_ref())?;
-    if let (Some(outer), Some(whole)) = (&outer, whole) {
-        for place in &whole.personal {
-            match personal::look(&image, outer, place).context("reading the image")? {
-                Ok(part) => checker.personal.push(part),
-                Err(why) => checker.add(&place.path, why),
-            }
+    let mut against = match (&outer, &inside) {
+        (Some(_), _) => beside.display().to_string(),
+        (None, None) => {
+            "the key's own manifest (there is none beside the image, so partitions and \
+                         loaders were not checked)"
+                .to_owned()
         }
+        (None, Some(disk)) => format!(
+            "the own manifest of the key on {disk}, which lies in the archive (partitions and \
+             loaders were not checked)"
+        ),
+    };
+    let mut broken_parts = Vec::new();
+    if let Some(files) = &tree {
+        let by = archive::check(&mut checker, &image.file, files, outer.as_ref())?;
+        if outer.is_none() {
+            against = match (by, &list) {
+                (Some(by), None) => by.to_owned(),
+                (Some(by), Some(list)) => format!("{by}, and {}", list.path.display()),
+                (None, Some(list)) => list.path.display().to_string(),
+                (None, None) => bail!(
+                    "{}: there is nothing to check it by: the archive holds no manifest and no \
+                     digests, and there is neither {} nor a SHA256SUMS beside it",
+                    path.display(),
+                    beside.display()
+                ),
+            };
+        }
+    } else {
+        broken_parts = checker.disk(&mut image, outer.as_ref())?;
     }
-    if let Some(outer) = &outer {
-        checker.firmware(&mut image, table.as_ref(), outer)?;
-    }
-    if !matches!(image.form, Form::Raw(Compression::None))
-        && let Some(listed) = super::sums::listed(path)
-        && crate::tree::digest(&Content::of_file(path)?)? != listed
+    if let Some(list) = &list
+        && crate::tree::digest(&Content::of_file(path)?)? != list.sha256
     {
         // What lies between its packed parts is in no manifest.
         checker.add("the file", "its SHA-256 is not what the list of digests beside it says");
@@ -150,6 +211,7 @@ pub fn verify(
     Ok(Report {
         image: path.to_owned(),
         manifest: outer.is_some().then_some(beside),
+        against,
         signature,
         files: checker.files,
         bytes: checker.bytes,
@@ -171,93 +233,6 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn add(&mut self, what: impl Into<String>, why: impl Into<String>) {
         self.damage.push(Damage { what: what.into(), why: why.into() });
-    }
-
-    /// The partition table, compared with the manifest's.
-    fn table(&mut self, image: &mut ImageFile, whole: Option<&Image>) -> Option<Table> {
-        if let Some(whole) = whole
-            && whole.size != image.size
-        {
-            let why = format!("it has {} bytes instead of {}", image.size, whole.size);
-            self.add("the image's size", why);
-        }
-        let table = match Table::read(&mut image.file, image.size) {
-            Ok(table) => table,
-            // Discs that are no disks have none.
-            Err(_) if is_disc(image) && whole.is_none_or(|whole| whole.partitions.is_empty()) => {
-                return None;
-            }
-            Err(error) => {
-                self.add("the partition table", error.to_string());
-                return None;
-            }
-        };
-        if let Some(whole) = whole {
-            let found: Vec<_> = table
-                .partitions
-                .iter()
-                .map(|(n, p)| (*n, p.start, p.sectors, p.guid.to_string(), p.kind.to_string()))
-                .collect();
-            let expected = whole.partitions.iter().map(|p| {
-                (p.number, p.start, p.sectors, p.guid.to_lowercase(), p.type_guid.to_lowercase())
-            });
-            if found != expected.collect::<Vec<_>>() || table.guid.to_string() != whole.disk_guid {
-                self.add("the partition table", "it is not the manifest's");
-            }
-        }
-        Some(table)
-    }
-
-    /// The parts of the disk that are not what the manifest says: by mapped ranges, and that nothing
-    /// lies between them. One for each partition, with the first place.
-    fn parts(&mut self, image: &mut ImageFile, whole: &Image) -> anyhow::Result<Vec<Damage>> {
-        let mut broken: Vec<(String, Vec<String>)> = Vec::new();
-        let mut add = |offset: u64, why: String| {
-            let partition = whole.partitions.iter().find(|p| {
-                let start = p.start.saturating_mul(SECTOR);
-                (start..start.saturating_add(p.sectors.saturating_mul(SECTOR))).contains(&offset)
-            });
-            let what = match partition {
-                Some(partition) => format!("partition {} ({})", partition.number, partition.name),
-                None => "the disk outside of its partitions".to_owned(),
-            };
-            match broken.iter_mut().find(|(known, _)| *known == what) {
-                Some((_, all)) => all.push(why),
-                None => broken.push((what, vec![why])),
-            }
-        };
-        let total = whole.ranges.iter().fold(0, |sum: u64, range| sum.saturating_add(range.length));
-        self.done = 0;
-        for Range { offset, length, sha256 } in &whole.ranges {
-            let end = offset.saturating_add(*length);
-            if end > image.size {
-                add(*offset, format!("the image ends before byte {end}"));
-            } else if self.hash(&mut image.file, &[(*offset, *length)], total)? != *sha256 {
-                add(
-                    *offset,
-                    format!(
-                        "the digest of bytes {offset} to {end} is wrong, though all files that could \
-                         be read are whole: the damage is in unused parts or in the structure of \
-                         the file system"
-                    ),
-                );
-            }
-        }
-        for (offset, length) in gaps::gaps(&whole.ranges, &whole.personal, image.size) {
-            let found = gaps::first_data(&image.file, offset, length);
-            if let Some(at) = found.context("reading the image")? {
-                add(at, format!("there is data at byte {at}, where there should be none"));
-            }
-        }
-        let told = |(what, all): (String, Vec<String>)| {
-            let more = all.len().saturating_sub(1);
-            let mut why = all.into_iter().next().unwrap_or_default();
-            if more > 0 {
-                why = format!("{why} (and {more} more places)");
-            }
-            Damage { what, why }
-        };
-        Ok(broken.into_iter().map(told).collect())
     }
 
     /// The files of the key.
@@ -289,8 +264,28 @@ impl Checker<'_> {
             None => Some(key_manifest(&image.file, &files)?),
         };
         let Some(manifest) = outer.or(inner.as_ref()) else { return Ok(()) };
+        // A disc's loaders are told their place on it: only the disc's own digests know them. The
+        // manifest on the key cannot list itself, nor the file that tells its digest.
+        let mut unlisted = if disc { DISC_LOADERS.to_vec() } else { Vec::new() };
+        if outer.is_none() {
+            unlisted.extend([paths::KEY_MANIFEST, crate::assemble::MANIFEST_CFG]);
+        }
+        self.compare(&image.file, &files, manifest, &unlisted)
+    }
+
+    /// Files with those of a manifest, but for some that it cannot list.
+    fn compare(
+        &mut self,
+        disk: &File,
+        files: &FileSystem,
+        manifest: &Manifest,
+        unlisted: &[&str],
+    ) -> anyhow::Result<()> {
         let mut found: BTreeMap<&str, &Entry> =
             files.files().map(|entry| (entry.path.as_str(), entry)).collect();
+        let hashed = manifest.files.iter().filter(|file| self.deep && file.sha256.is_some());
+        let total = hashed.fold(0, |sum: u64, file| sum.saturating_add(file.size));
+        self.done = 0;
         for file in &manifest.files {
             let Some(entry) = found.remove(file.path.as_str()) else {
                 self.add(&file.path, "it is missing");
@@ -312,68 +307,16 @@ impl Checker<'_> {
             };
             self.files += 1;
             self.bytes += file.size;
-            let Some(sha256) = file.sha256.as_ref().filter(|_| self.deep) else { continue };
-            let mut disk = &image.file;
-            if self.hash(&mut disk, extents, 0)? != *sha256 {
+            let Some(sha256) = file.sha256.as_ref().filter(|_| self.deep) else {
+                continue;
+            };
+            if self.hash(&mut &*disk, extents, total)? != *sha256 {
                 self.add(&file.path, "its content is not what was written");
             }
         }
-        if disc {
-            // A disc's loaders are told their place on it: only the disc's own digests know them.
-            for path in DISC_LOADERS {
-                found.remove(path);
-            }
-        }
-        // The manifest on the key cannot list itself, nor the file that tells its digest.
-        let unlisted = [paths::KEY_MANIFEST, crate::assemble::MANIFEST_CFG];
         for path in found.into_keys() {
-            if outer.is_some() || !unlisted.contains(&path) {
+            if !unlisted.contains(&path) {
                 self.add(path, "the manifest does not list it");
-            }
-        }
-        Ok(())
-    }
-
-    /// Loaders outside of the key's file system.
-    fn firmware(
-        &mut self,
-        image: &mut ImageFile,
-        table: Option<&Table>,
-        manifest: &Manifest,
-    ) -> anyhow::Result<()> {
-        for entry in &manifest.firmware {
-            let Some((partition, path)) = entry.path.split_once(':') else { continue };
-            let number = table.and_then(|table| {
-                table.partitions.iter().find(|(_, p)| p.name == partition).map(|(n, _)| *n)
-            });
-            let Some(number) = number else {
-                self.add(&entry.path, "its partition is missing");
-                continue;
-            };
-            let (start, length) = place(image, table, number, ESP_START);
-            let extents = if path.is_empty() {
-                Ok(vec![(start, entry.size.min(length))])
-            } else {
-                let mut disk = &image.file;
-                Volume::open(&mut disk, start, length).and_then(|mut volume| {
-                    let nodes = volume.walk()?;
-                    match nodes.iter().find(|node| node.path == path && node.size == entry.size) {
-                        Some(node) => volume.extents(node),
-                        None => Ok(Vec::new()),
-                    }
-                })
-            };
-            match extents {
-                Err(error) => self.add(&entry.path, error.to_string()),
-                Ok(extents) if extents.is_empty() => {
-                    self.add(&entry.path, "it is missing, or has another size");
-                }
-                Ok(_) if !self.deep => {}
-                Ok(extents) => {
-                    if self.hash(&mut image.file, &extents, 0)? != entry.sha256 {
-                        self.add(&entry.path, "its content is not what was written");
-                    }
-                }
             }
         }
         Ok(())

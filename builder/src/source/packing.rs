@@ -5,27 +5,31 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use super::imgmanifest::Packing;
+use crate::image::packing::{self, unpacker};
 
-/// Tests a file: gzip is unpacked to its end and its checksums are compared; of bzip2 and xz only
-/// the first bytes are looked at.
+/// Tests a file: it is unpacked to its end, and its checksums are compared.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn test(path: &Path, packing: Packing) -> Result<(), String> {
     let open = || File::open(path).map_err(|error| format!("reading {}: {error}", path.display()));
-    match packing {
-        Packing::None => Ok(()),
-        Packing::Gzip => {
-            begins(open()?, &[0x1f, 0x8b], "gzip")?;
-            let reader = BufReader::with_capacity(1 << 18, open()?);
-            let mut unpacked = flate2::bufread::MultiGzDecoder::new(reader);
-            io::copy(&mut unpacked, &mut io::sink())
-                .map(|_| ())
-                .map_err(|error| format!("it does not unpack: {error}"))
-        }
-        Packing::Bzip2 => begins(open()?, b"BZh", "bzip2"),
-        Packing::Xz => begins(open()?, &[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
-    }
+    let (magic, by): (&[u8], _) = match packing {
+        Packing::None => return Ok(()),
+        Packing::Gzip => (&[0x1f, 0x8b], packing::Packing::Gzip),
+        Packing::Bzip2 => (b"BZh", packing::Packing::Bzip2),
+        Packing::Xz => (&[0xfd, b'7', b'z', b'X', b'Z', 0], packing::Packing::Xz),
+    };
+    begins(open()?, magic, by.name())?;
+    let reader = BufReader::with_capacity(1 << 18, open()?);
+    unpacker(by, reader)
+        .and_then(|mut unpacked| io::copy(&mut unpacked, &mut io::sink()))
+        .map(|_| ())
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                "it does not unpack: it ends too early, a part of it is missing".to_owned()
+            }
+            _ => format!("it does not unpack: {error}"),
+        })
 }
 
 fn begins(mut file: File, magic: &[u8], name: &str) -> Result<(), String> {
@@ -39,26 +43,46 @@ fn begins(mut file: File, magic: &[u8], name: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::process::Command;
 
     use super::*;
+
+    const ALL: [(&str, &str, Packing); 3] = [
+        ("gzip", "gz", Packing::Gzip),
+        ("bzip2", "bz2", Packing::Bzip2),
+        ("xz", "xz", Packing::Xz),
+    ];
 
     #[test]
     fn damage_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&[7; 100_000]).unwrap();
-        let mut bytes = gzip.finish().unwrap();
-        std::fs::write(&path, &bytes).unwrap();
-        test(&path, Packing::Gzip).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
-        assert!(test(&path, Packing::Gzip).unwrap_err().contains("does not unpack"));
-        let last = bytes.len() - 6;
-        bytes[last] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(test(&path, Packing::Gzip).is_err());
-        assert!(test(&path, Packing::Bzip2).unwrap_err().contains("bzip2"));
+        let noise: Vec<u8> = (0..300_000_u32).map(|n| (n.wrapping_mul(n) >> 9) as u8).collect();
+        for (program, ending, packing) in ALL {
+            std::fs::write(&path, &noise).unwrap();
+            let status = Command::new(program).args(["-k", "-f", "-1"]).arg(&path).status();
+            assert!(status.unwrap().success(), "{program}");
+            let packed = dir.path().join(format!("x.{ending}"));
+            test(&packed, packing).unwrap();
+            let bytes = std::fs::read(&packed).unwrap();
+            // Cut off anywhere, the last byte included.
+            for cut in [20, bytes.len() / 2, bytes.len() - 9, bytes.len() - 1] {
+                std::fs::write(&packed, &bytes[..cut]).unwrap();
+                let error = test(&packed, packing).unwrap_err();
+                assert!(error.contains("does not unpack: it ends too early"), "{program}: {error}");
+            }
+            for at in [bytes.len() / 3, bytes.len() - 6] {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 0x10;
+                std::fs::write(&packed, &bytes).unwrap();
+                let error = test(&packed, packing).unwrap_err();
+                assert!(error.contains("does not unpack"), "{program}: {error}");
+            }
+            for (_, _, other) in ALL.into_iter().filter(|(name, ..)| *name != program) {
+                std::fs::write(&packed, &bytes).unwrap();
+                assert!(test(&packed, other).unwrap_err().contains("not packed by"), "{program}");
+            }
+        }
         test(&path, Packing::None).unwrap();
     }
 }

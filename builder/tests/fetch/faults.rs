@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -126,6 +127,30 @@ fn an_image_that_does_not_unpack_is_an_error() {
     world.spec(json!({"zones": {"cnapi": {"source": "imgapi", "uuid": A}}}));
     let error = world.fetch().unwrap_err();
     assert!(error.contains("damaged") && error.contains("does not unpack"), "{error}");
+}
+
+#[test]
+fn images_of_every_packing_are_read_to_their_end() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("image"), noise(200_000)).unwrap();
+    for (program, ending) in [("gzip", "gz"), ("bzip2", "bz2"), ("xz", "xz")] {
+        let pack = Command::new(program).args(["-k", "image"]).current_dir(dir.path()).status();
+        assert!(pack.unwrap().success(), "{program}; ci/setup installs it");
+        let whole = fs::read(dir.path().join(format!("image.{ending}"))).unwrap();
+        let cut = whole[..whole.len() - 1].to_vec();
+        for (file, good) in [(whole, true), (cut, false)] {
+            let world = World::new();
+            let mut manifest = manifest("cnapi", A, None, &file);
+            manifest["files"][0]["compression"] = json!(program);
+            world.server.put(&format!("/images/{A}"), manifest.to_string());
+            world.server.put(&format!("/images/{A}/file"), file);
+            world.spec(json!({"zones": {"cnapi": {"source": "imgapi", "uuid": A}}}));
+            match world.fetch() {
+                Ok(_) => assert!(good, "{program}"),
+                Err(error) => assert!(!good && error.contains("ends too early"), "{error}"),
+            }
+        }
+    }
 }
 
 #[test]

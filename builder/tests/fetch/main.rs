@@ -1,4 +1,5 @@
-//! Fetching from every kind of source, with every fault that they have, against a server of our own.
+//! Fetching from every kind of source, with every fault that they have, against a server of our own. Needs
+//! gzip, bzip2 and xz, as `ci/setup` installs them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cache;

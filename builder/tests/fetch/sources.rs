@@ -98,6 +98,10 @@ fn everything_of_a_headnode_from_manta_and_imgapi() {
     let output = world.run(&["fetch", "--json"]);
     assert!(output.status.success(), "{output:?}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = ["Looking up the parts", "Fetching and reading the parts"];
+    for (step, name) in steps.into_iter().enumerate() {
+        assert_eq!(report["seconds"][step]["step"], name);
+    }
     let names: Vec<&str> = report["artefacts"]
         .as_array()
         .unwrap()
@@ -339,6 +343,10 @@ fn update_moves_on_and_fetch_does_not() {
     assert_eq!(version("zone.napi.imgfile"), "master-20260101T000000Z-g1");
     let output = world.run(&["update", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = ["Looking up the parts", "Fetching and reading the parts"];
+    for (step, name) in steps.into_iter().enumerate() {
+        assert_eq!(report["seconds"][step]["step"], name);
+    }
     let changed: Vec<&str> = report["changes"]
         .as_array()
         .unwrap()

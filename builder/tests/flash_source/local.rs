@@ -17,9 +17,13 @@ fn whatever_it_is_packed_with() {
     made.store(&raw);
     fs::write(dir.path().join("a.img.manifest.json"), made.manifest()).unwrap();
     let mut identities = Vec::new();
-    for (tool, packing) in
-        [("", Packing::None), ("zstd", Packing::Zstd), ("gzip", Packing::Gzip), ("xz", Packing::Xz)]
-    {
+    for (tool, packing) in [
+        ("", Packing::None),
+        ("zstd", Packing::Zstd),
+        ("gzip", Packing::Gzip),
+        ("xz", Packing::Xz),
+        ("bzip2", Packing::Bzip2),
+    ] {
         let path = if tool.is_empty() { raw.clone() } else { pack(&raw, tool) };
         // With its manifest.
         let source = open(&path, &options()).unwrap();

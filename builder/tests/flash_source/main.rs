@@ -119,6 +119,7 @@ pub fn pack(path: &Path, tool_name: &str) -> PathBuf {
     let suffix = match tool_name {
         "zstd" => "zst",
         "gzip" => "gz",
+        "bzip2" => "bz2",
         other => other,
     };
     let bytes = fs::read(path).unwrap();

@@ -1,8 +1,9 @@
 //! What can be known of an image: who signed it, what is in it, what changed, and that it holds no
-//! secret. Needs minisign, mtools, dosfstools, gdisk, GRUB's and iPXE's packages, as `ci/setup` installs
-//! them.
+//! secret. Needs minisign, mtools, dosfstools, gdisk, tar, gzip, zstd, xz, bzip2, GRUB's and iPXE's
+//! packages, as `ci/setup` installs them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod archives;
 mod contents;
 mod diff;
 mod secrets;

@@ -28,7 +28,7 @@ use show::{Show, Way, print};
 /// Write an image to keys, and read it back
 ///
 /// IMAGE is a file or an address (http, https): a raw disk image or a disc, plain or packed with zstd,
-/// gzip or xz. It is checked while it is written: against our manifest beside it (and its signature,
+/// gzip, xz or bzip2. It is checked while it is written: against our manifest beside it (and its signature,
 /// with --public-key), else against its block map (.bmap) or list of digests (SHA256SUMS, .sha256).
 /// An image that has none of these is written with --unverified only.
 ///

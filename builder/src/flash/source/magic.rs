@@ -1,45 +1,8 @@
 //! What a file is, by its first bytes: names lie, and downloads lose them.
 
-/// How an image is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// Not at all.
-    None,
-    /// RFC 8878.
-    Zstd,
-    /// RFC 1952.
-    Gzip,
-    /// The .xz format, <https://tukaani.org/xz/xz-file-format.txt>.
-    Xz,
-}
-
-impl Packing {
-    /// How a file that begins with these bytes is packed.
-    pub fn of_head(head: &[u8]) -> Self {
-        match head {
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            // A skippable frame: pzstd's files begin with one.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            _ => Self::None,
-        }
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "raw",
-            Self::Zstd => "zstd",
-            Self::Gzip => "gzip",
-            Self::Xz => "xz",
-        }
-    }
-}
-
 /// Files that are no raw images and not packed in a way that is read here: offset and bytes of what
 /// tells, what they are, and whether they are disks of virtual machines.
-const OTHERS: [(usize, &[u8], &str, bool); 16] = [
+const OTHERS: [(usize, &[u8], &str, bool); 15] = [
     (0, b"QFI\xfb", "qcow2", true),
     (0, b"KDMV", "vmdk", true),
     (0, b"COWD", "vmdk", true),
@@ -47,7 +10,6 @@ const OTHERS: [(usize, &[u8], &str, bool); 16] = [
     (0, b"vhdxfile", "vhdx", true),
     (0, b"conectix", "vpc", true),
     (64, &[0x7f, 0x10, 0xda, 0xbe], "vdi", true),
-    (0, b"BZh", "a bzip2 file: unpack it first, with `bunzip2`", false),
     (0, b"PK\x03\x04", "a zip file: unpack it first, with `unzip`", false),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip file: unpack it first, with `7z x`", false),
     (0, &[0x04, 0x22, 0x4d, 0x18], "an lz4 file: unpack it first, with `lz4 -d`", false),

@@ -14,14 +14,12 @@ mod parts;
 mod place;
 mod reader;
 mod remote;
-mod unpack;
 
+pub use crate::image::packing::{Packing, unpacker};
 pub use error::Error;
-pub use magic::Packing;
 pub use map::{Map, MapRange, Trust};
 pub use place::Place;
 pub use reader::Reader;
-pub use unpack::unpacker;
 
 use std::io::{Cursor, Read as _};
 use std::sync::Arc;
@@ -97,7 +95,7 @@ enum Input {
 }
 
 impl Source {
-    /// Opens an image: the path or address of a raw one, or of one packed by zstd, gzip or xz, which
+    /// Opens an image: the path or address of a raw one, or of one packed by zstd, gzip, xz or bzip2, which
     /// is seen by its first bytes. Everything that vouches for it is read and compared; of the image,
     /// no more than its beginning.
     ///

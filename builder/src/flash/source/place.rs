@@ -11,7 +11,7 @@ use super::{Error, magic};
 use crate::source::http::{self, Http};
 
 /// Suffixes of packed files.
-const PACKED: [&str; 5] = [".zst", ".zstd", ".gz", ".gzip", ".xz"];
+const PACKED: [&str; 6] = [".zst", ".zstd", ".gz", ".gzip", ".xz", ".bz2"];
 /// Longer descriptions are not read, in bytes.
 const MAX_SIZE: u64 = 64 << 20;
 

@@ -9,8 +9,7 @@ use super::ahead::{Ahead, Piece, Stream};
 use super::describe::Expected;
 use super::local::{Forwards, Local, Opened};
 use super::parts::Parts;
-use super::unpack::unpacker;
-use super::{Error, Input, Packing, Source};
+use super::{Error, Input, Packing, Source, unpacker};
 
 /// Size and number of pieces of a packed file that wait to be unpacked.
 const PACKED: (usize, usize) = (256 << 10, 8);

@@ -31,7 +31,7 @@ pub const SMARTOS: [&str; 3] = [
     "platform/i86pc/amd64/boot_archive.hash",
 ];
 /// The root password of a SmartOS platform's build, in clear (C§1.10).
-const ROOT_PASSWORD: &str = "root.password";
+pub(crate) const ROOT_PASSWORD: &str = "root.password";
 /// No stamp, description, hash or password file is larger than this, in bytes.
 const MAX_TEXT: u64 = 64 << 10;
 

@@ -265,7 +265,7 @@ fn store(
 }
 
 /// A path of the tarball without `./` before it and `/` behind it; it must be plain.
-fn plain(bytes: &[u8]) -> Result<String, Error> {
+pub(crate) fn plain(bytes: &[u8]) -> Result<String, Error> {
     let Ok(path) = std::str::from_utf8(bytes) else {
         return Err(Error::Name(String::from_utf8_lossy(bytes).into_owned()));
     };
