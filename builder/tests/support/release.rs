@@ -116,7 +116,7 @@ pub fn same_whatever_surrounds(make: impl Fn(&Path) -> Command, stem: &str, expe
 pub fn judged_bill(path: &Path) -> serde_json::Value {
     let python = std::env::var("HEADNODE_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = Command::new(python);
-    let output = command.args(["-c", include_str!("cyclonedx.py")]).arg(path).output().unwrap();
+    let output = command.args(["-c", include_str!("judge_bill.py")]).arg(path).output().unwrap();
     assert!(
         output.status.success(),
         "{}\n(the validator is PyPI's cyclonedx-python-lib[json-validation]; ci/setup installs it)",
