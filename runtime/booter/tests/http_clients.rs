@@ -105,11 +105,12 @@ fn a_slow_client_gets_its_rate_and_others_get_all() {
     let two = time(&[&["--interface", "127.0.0.3"], range.as_slice()].concat());
     // How much later it is, and how fast others are, is a matter of the machine.
     assert!(two.as_secs_f64() >= 1.8, "{two:?}");
-    let other = time(&range);
+    let fastest = |arguments: &[&str]| (0..3).map(|_| time(arguments)).min().unwrap();
+    let other = fastest(&range);
     assert!(other < two / 2, "{other:?}, {two:?}");
     // A reload counts for the next request.
     world.limits.set(Limits::default());
-    let fast = time(&[&["--interface", "127.0.0.3"], range.as_slice()].concat());
+    let fast = fastest(&[&["--interface", "127.0.0.3"], range.as_slice()].concat());
     assert!(fast < two / 2, "{fast:?}, {two:?}");
 }
 

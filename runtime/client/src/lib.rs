@@ -29,5 +29,5 @@ pub use booter::{Booter, Verb};
 pub use cnapi::{BootTarget, Cnapi};
 pub use error::Error;
 pub use http::{Timeouts, current_request_id, with_request_id};
-pub use napi::{Aggregation, Napi, Nic, NicTag};
+pub use napi::{Aggregation, Napi, Nic, NicAddress, NicTag};
 pub use types::{Ping, PlatformInfo, Platforms, ServerQuery, SetupParams};

@@ -46,6 +46,19 @@ pub struct Nic {
     pub other: Map<String, Value>,
 }
 
+/// The address that a NIC has been given.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct NicAddress {
+    /// The NIC.
+    pub mac: MacAddr,
+    /// Its address, when it has one.
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+    /// The tag of the network that it is on.
+    #[serde(default)]
+    pub nic_tag: Option<String>,
+}
+
 /// NICs that work as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aggregation {
@@ -123,12 +136,12 @@ impl Napi {
         self.list("/nics", Some(belongs_to)).await
     }
 
-    /// The NICs on the networks with a tag, at most 100,000.
+    /// The addresses of the NICs on the networks with a tag, of 100,000 NICs at most.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn list_nics_on(&self, nic_tag: &str) -> Result<Vec<Nic>, Error> {
-        let mut all: Vec<Nic> = Vec::new();
+    pub async fn list_addresses_on(&self, nic_tag: &str) -> Result<Vec<NicAddress>, Error> {
+        let mut all: Vec<NicAddress> = Vec::new();
         while all.len() < MOST_NICS {
             let query = vec![
                 ("nic_tag", nic_tag.to_owned()),
@@ -136,7 +149,7 @@ impl Napi {
                 ("offset", all.len().to_string()),
             ];
             let call = Call { query, limit: PAGE_LIMIT, ..Call::get("/nics") };
-            let page: Vec<Nic> = self.service.call(call).await?.json()?;
+            let page: Vec<NicAddress> = self.service.call(call).await?.json()?;
             let last = page.len() < PAGE;
             all.extend(page);
             if last {

@@ -224,7 +224,7 @@ impl App {
 
     /// A small file that is made for a machine (C§4.3), with `.hash` at its end its digest; none for
     /// a machine that may not boot, and for all addresses but the machine's own: boot modules may hold
-    /// keys.
+    /// keys. Beside another DHCP server nobody knows which that is.
     pub(super) async fn file(&self, mac: MacAddr, name: &str, peer: IpAddr) -> Option<Bytes> {
         let place = lease(self, mac, peer)?;
         if peer.to_canonical() != place.0.ip {

@@ -10,7 +10,7 @@ mod lines;
 mod pool;
 mod runs;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use uuid::Uuid;
 pub use file::LeaseFile;
 pub use lines::{Entry, parse_log, parse_snapshot};
 
-use crate::networks::{Network, Place, Reservation, find};
+use crate::networks::{Network, Place, find};
 use pool::Pool;
 
 /// One machine's address.
@@ -86,6 +86,8 @@ pub struct Leases {
     networks: Vec<Network>,
     /// Addresses that a directory has given to machines.
     assigned: BTreeMap<MacAddr, Ipv4Addr>,
+    /// What of them was not taken.
+    refused: BTreeSet<(MacAddr, Ipv4Addr)>,
     pools: Vec<Pool>,
     journal: String,
 }
@@ -102,45 +104,48 @@ impl Leases {
         assigned: BTreeMap<MacAddr, Ipv4Addr>,
         server: Ipv4Addr,
     ) -> Self {
-        let pool = |network: &Network| {
-            let mut network = network.clone();
-            reserve(&mut network, &assigned, server);
-            Pool::new(Arc::new(network), server)
-        };
+        let pool = |network: &Network| Pool::new(Arc::new(network.clone()), server, &assigned);
         let pools = networks.iter().map(pool).collect();
-        Self { server, networks, assigned, pools, journal: String::new() }
+        let (refused, journal) = (BTreeSet::new(), String::new());
+        Self { server, networks, assigned, refused, pools, journal }
     }
 
     /// Other networks from now on. Leases that still fit are kept, and so is what is known of addresses
     /// that somebody else uses; the other leases are dropped, and so are offers.
     pub fn reconfigure(&mut self, networks: Vec<Network>) {
-        self.rebuild(networks, self.assigned.clone());
+        self.rebuild(networks, self.assigned.clone(), false);
     }
 
     /// The addresses that a directory has given to machines: each is kept for its machine, which gets no
-    /// other on that network. Reservations of the configuration count before them. A machine that may
-    /// be booting with another address at `now` (Unix seconds), and an address that another machine has
-    /// a valid lease of, are left as they are until the next time. Says whether anything has changed.
+    /// other on that network from its next question on; until then it keeps what it has. Reservations of
+    /// the configuration count before them. An address that another machine uses at `now` (Unix seconds)
+    /// is not taken from that: when it was never this directory's to give, until the lease is over; else
+    /// until it has surely booted. Says whether anything has changed.
     pub fn assign(&mut self, mut assigned: BTreeMap<MacAddr, Ipv4Addr>, now: i64) -> bool {
+        let mut refused = BTreeSet::new();
         assigned.retain(|mac, ip| {
-            if let Some(holder) = self.holder(*ip).filter(|lease| lease.mac != *mac)
-                && holder.until > now
-            {
+            let Some(holder) = self.holder(*ip).filter(|lease| lease.mac != *mac) else { return true };
+            let told = self.assigned.get(&holder.mac) == Some(ip);
+            let booting = holder.seen.saturating_add(BOOTING) > now;
+            if holder.until <= now || told && !booting {
+                return true;
+            }
+            if !self.refused.contains(&(*mac, *ip)) {
                 tracing::warn!(
                     %mac, %ip, holder = %holder.mac,
                     "an address that NAPI has given to a machine is leased to another one: keep NAPI's \
                      addresses out of the DHCP ranges"
                 );
-                return false;
             }
-            let booting = |lease: &Lease| lease.ip != *ip && lease.seen.saturating_add(BOOTING) > now;
-            !self.pools.iter().filter_map(|pool| pool.by_mac.get(mac)).any(booting)
+            refused.insert((*mac, *ip));
+            false
         });
-        if assigned == self.assigned {
-            return false;
+        let changed = assigned != self.assigned;
+        if changed {
+            self.rebuild(self.networks.clone(), assigned, true);
         }
-        self.rebuild(self.networks.clone(), assigned);
-        true
+        self.refused = refused;
+        changed
     }
 
     /// What [`Leases::assign`] was told and has taken.
@@ -148,12 +153,18 @@ impl Leases {
         &self.assigned
     }
 
-    fn rebuild(&mut self, networks: Vec<Network>, assigned: BTreeMap<MacAddr, Ipv4Addr>) {
+    /// `all`: leases stay, unless somebody else has a right to the address now.
+    fn rebuild(
+        &mut self,
+        networks: Vec<Network>,
+        assigned: BTreeMap<MacAddr, Ipv4Addr>,
+        all: bool,
+    ) {
         let mut fresh = Self::with(networks, assigned, self.server);
         for lease in self.iter() {
             let (mac, ip) = (lease.mac, lease.ip);
-            if let Err(refusal) = fresh.restore(lease.clone()) {
-                tracing::warn!(%mac, "a lease does not fit the new networks: {refusal}");
+            if let Err(refusal) = fresh.take_over(lease.clone(), all) {
+                tracing::warn!(%mac, "a lease does not fit any more: {refusal}");
                 lines::gone(&mut fresh.journal, mac, ip);
             }
         }
@@ -195,9 +206,13 @@ impl Leases {
     /// # Errors
     /// When no network has the address any more.
     pub fn restore(&mut self, lease: Lease) -> Result<(), Refusal> {
+        self.take_over(lease, false)
+    }
+
+    fn take_over(&mut self, lease: Lease, all: bool) -> Result<(), Refusal> {
         let subnet = |pool: &&mut Pool| pool.network.subnet.contains(&lease.ip);
         let pool = self.pools.iter_mut().find(subnet).ok_or(Refusal::NotOurs(lease.ip))?;
-        pool.restore(lease)
+        pool.restore(lease, all)
     }
 
     /// Takes over a line of the log.
@@ -341,21 +356,6 @@ impl Leases {
     /// What has to be appended to the log before the answers to the last messages are sent.
     pub fn take_journal(&mut self) -> String {
         std::mem::take(&mut self.journal)
-    }
-}
-
-/// Adds those of the addresses that are the network's, and that the configuration says nothing else of.
-fn reserve(network: &mut Network, assigned: &BTreeMap<MacAddr, Ipv4Addr>, server: Ipv4Addr) {
-    let subnet = network.subnet;
-    let mut taken = HashSet::from([server, subnet.network(), subnet.broadcast()]);
-    taken.extend(network.gateway);
-    taken.extend(&network.resolvers);
-    taken.extend(network.reservations.iter().map(|own| own.ip));
-    let own: HashSet<MacAddr> = network.reservations.iter().map(|own| own.mac).collect();
-    for (mac, ip) in assigned {
-        if subnet.contains(ip) && !own.contains(mac) && taken.insert(*ip) {
-            network.reservations.push(Reservation { mac: *mac, ip: *ip, hostname: None });
-        }
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Pool {
     kept: HashSet<Ipv4Addr>,
     reserved: HashMap<MacAddr, Reservation>,
     reserved_for: HashMap<Ipv4Addr, MacAddr>,
+    /// Those whose address a directory has given, and not the configuration.
+    assigned: HashSet<MacAddr>,
     size: u32,
     taken: Runs,
     pub by_mac: BTreeMap<MacAddr, Lease>,
@@ -47,7 +49,13 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub fn new(network: Arc<Network>, server: Ipv4Addr) -> Self {
+    /// `assigned` are the addresses that a directory has given to machines: those of this network are
+    /// reserved, where the configuration says nothing else of machine and address.
+    pub fn new(
+        network: Arc<Network>,
+        server: Ipv4Addr,
+        assigned: &BTreeMap<MacAddr, Ipv4Addr>,
+    ) -> Self {
         let net = network.subnet;
         let mut kept = HashSet::from([server, net.network(), net.broadcast()]);
         kept.extend(network.gateway);
@@ -63,6 +71,7 @@ impl Pool {
             reserved_for: network.reservations.iter().map(|found| (found.ip, found.mac)).collect(),
             kept,
             reserved,
+            assigned: HashSet::new(),
             network,
             taken: Runs::default(),
             by_mac: BTreeMap::new(),
@@ -75,6 +84,17 @@ impl Pool {
             conflicts: HashMap::new(),
             conflict_ends: BTreeSet::new(),
         };
+        for (mac, ip) in assigned {
+            if net.contains(ip)
+                && !pool.kept.contains(ip)
+                && !pool.reserved.contains_key(mac)
+                && !pool.reserved_for.contains_key(ip)
+            {
+                pool.reserved.insert(*mac, Reservation { mac: *mac, ip: *ip, hostname: None });
+                pool.reserved_for.insert(*ip, *mac);
+                pool.assigned.insert(*mac);
+            }
+        }
         let always: Vec<Ipv4Addr> =
             pool.kept.iter().chain(pool.reserved_for.keys()).copied().collect();
         always.into_iter().for_each(|ip| pool.refresh(ip));
@@ -85,14 +105,21 @@ impl Pool {
         self.reserved.get(&mac)
     }
 
+    /// What is reserved for a machine and counts: while somebody else uses what a directory has given
+    /// to it, it gets another address.
+    fn right(&self, mac: MacAddr) -> Option<&Reservation> {
+        let counts = |right: &&Reservation| {
+            !self.assigned.contains(&mac) || !self.conflicts.contains_key(&right.ip)
+        };
+        self.reserved.get(&mac).filter(counts)
+    }
+
     /// Whether a machine may have an address at all.
     pub fn ours(&self, mac: MacAddr, ip: Ipv4Addr) -> bool {
         match self.reserved_for.get(&ip) {
             Some(owner) => *owner == mac,
             None => {
-                !self.reserved.contains_key(&mac)
-                    && self.index(ip).is_some()
-                    && !self.kept.contains(&ip)
+                self.right(mac).is_none() && self.index(ip).is_some() && !self.kept.contains(&ip)
             }
         }
     }
@@ -104,13 +131,16 @@ impl Pool {
         now: i64,
     ) -> Result<(Ipv4Addr, bool), Refusal> {
         self.forget_old(now);
-        if let Some(found) = self.reserved.get(&mac) {
+        let lease = self.by_mac.get(&mac);
+        if let Some(found) = self.right(mac) {
             if self.conflicts.contains_key(&found.ip) {
                 return Err(Refusal::Conflict(found.ip));
             }
-            return Ok((found.ip, false));
+            // A directory may not know who uses an address that it gives.
+            let has = lease.is_some_and(|lease| lease.ip == found.ip);
+            return Ok((found.ip, self.assigned.contains(&mac) && !has));
         }
-        if let Some(lease) = self.by_mac.get(&mac) {
+        if let Some(lease) = lease.filter(|lease| self.ours(mac, lease.ip)) {
             return Ok((lease.ip, false));
         }
         let held = self.offers.get(&mac).map(|(ip, _)| *ip);
@@ -136,14 +166,16 @@ impl Pool {
     pub fn commit(&mut self, lease: Lease, claim: Claim) -> Result<(bool, Option<Lease>), Refusal> {
         let (mac, ip) = (lease.mac, lease.ip);
         self.forget_old(lease.seen);
-        if let Some(right) = self.reserved.get(&mac).filter(|right| right.ip != ip) {
+        if let Some(right) = self.right(mac).filter(|right| right.ip != ip) {
             return Err(Refusal::Other(ip, right.ip));
         }
         if !self.ours(mac, ip) {
             return Err(Refusal::NotOurs(ip));
         }
         let held = self.by_mac.get(&mac);
-        if let Some(held) = held.filter(|held| held.ip != ip && !self.reserved.contains_key(&mac)) {
+        // What it has may not be its own any more: then it moves.
+        let stays = |held: &&Lease| held.ip != ip && self.right(mac).is_none();
+        if let Some(held) = held.filter(stays).filter(|held| self.ours(mac, held.ip)) {
             return Err(Refusal::Other(ip, held.ip));
         }
         if self.conflicts.contains_key(&ip) {
@@ -212,7 +244,8 @@ impl Pool {
     /// was on it.
     pub fn in_use(&mut self, ip: Ipv4Addr, now: i64) -> Option<Lease> {
         let owner = self.owners.get(&ip).and_then(|owner| self.by_mac.get(owner));
-        if owner.is_some_and(|lease| lease.until > now) || self.index(ip).is_none() {
+        let known = self.index(ip).is_some() || self.reserved_for.contains_key(&ip);
+        if owner.is_some_and(|lease| lease.until > now) || !known {
             return None;
         }
         if let Some(mac) = self.offered.get(&ip).copied() {
@@ -251,7 +284,8 @@ impl Pool {
         // The newest last, which push out others.
         for (until, ip) in &other.conflict_ends {
             let leased = self.owners.contains_key(ip);
-            if self.network.subnet.contains(ip) && self.index(*ip).is_some() && !leased {
+            let known = self.index(*ip).is_some() || self.reserved_for.contains_key(ip);
+            if self.network.subnet.contains(ip) && known && !leased {
                 self.rest(*ip, *until);
             }
         }
@@ -270,10 +304,15 @@ impl Pool {
         self.by_mac.get(other)
     }
 
-    /// Takes over a lease from a file or from before a reload; the newest word counts.
-    pub fn restore(&mut self, lease: Lease) -> Result<(), Refusal> {
-        if !self.ours(lease.mac, lease.ip) {
-            return Err(Refusal::NotOurs(lease.ip));
+    /// Takes over a lease from a file or from before a reload; the newest word counts. Also one of an
+    /// address that the machine will not get again: it uses it until it asks for the next one. `all` says
+    /// that this is so for addresses out of the ranges too.
+    pub fn restore(&mut self, lease: Lease, all: bool) -> Result<(), Refusal> {
+        let (mac, ip) = (lease.mac, lease.ip);
+        let others = self.reserved_for.get(&ip).is_some_and(|owner| *owner != mac);
+        let stays = !others && !self.kept.contains(&ip) && (all || self.index(ip).is_some());
+        if !stays && !self.ours(mac, ip) {
+            return Err(Refusal::NotOurs(ip));
         }
         if let Some(owner) = self.owners.get(&lease.ip).copied().filter(|o| *o != lease.mac) {
             self.remove(owner);
@@ -340,8 +379,11 @@ impl Pool {
     fn expired(&self, now: i64) -> Option<Ipv4Addr> {
         let ended = self.by_end.iter().take_while(|(until, _)| *until <= now);
         let mut ips = ended.take(EXPIRED_TRIES).filter_map(|(_, mac)| self.by_mac.get(mac));
-        let free =
-            |ip: &Ipv4Addr| !self.offered.contains_key(ip) && !self.reserved_for.contains_key(ip);
+        let free = |ip: &Ipv4Addr| {
+            !self.offered.contains_key(ip)
+                && !self.reserved_for.contains_key(ip)
+                && self.index(*ip).is_some()
+        };
         ips.find_map(|lease| Some(lease.ip).filter(free))
     }
 

@@ -233,34 +233,88 @@ fn what_napi_has_given_is_kept_for_its_nic() {
     let mut leases = table(38, 41);
     leases.commit(0, lease(1, ip(38), 0), Claim::Offered).unwrap();
     leases.commit(0, lease(2, ip(39), 0), Claim::Offered).unwrap();
+    leases.take_journal();
     let other = Ipv4Addr::new(10, 0, 0, 1);
     let told = [(mac(1), ip(200)), (mac(2), ip(39)), (mac(3), ip(40)), (mac(4), ip(7))];
     let told: BTreeMap<_, _> = told.into_iter().chain([(mac(5), other)]).collect();
-    // The first one may be booting with what it has.
-    assert!(leases.assign(told.clone(), BOOTING - 1));
-    assert_eq!(leases.offer(0, mac(1), None, 50), Ok((ip(38), false)));
-    assert!(leases.assign(told.clone(), BOOTING));
-    assert!(!leases.assign(told.clone(), BOOTING), "nothing new");
-    assert_eq!(leases.get(mac(1)), None);
-    let gone = parse_log(&leases.take_journal()).0;
-    assert_eq!(gone.last(), Some(&Entry::Gone(mac(1), ip(38))));
-    for (m, address) in [(1, 200), (2, 39), (3, 40)] {
-        assert_eq!(leases.offer(0, mac(m), Some(ip(38)), BOOTING), Ok((ip(address), false)));
-    }
-    assert!(leases.commit(0, lease(1, ip(200), BOOTING), Claim::Offered).is_ok());
+    assert!(leases.assign(told.clone(), 50));
+    assert!(!leases.assign(told.clone(), 50), "nothing new");
+    // What the first one uses stays its own until it asks again, also over a reload and a restart.
+    let networks = leases.networks.clone();
+    leases.reconfigure(networks);
+    assert_eq!(leases.get(mac(1)).map(|lease| lease.ip), Some(ip(38)));
+    assert_eq!(leases.take_journal(), "");
+    assert_eq!(leases.offer(0, mac(3), Some(ip(38)), 50), Ok((ip(40), true)));
+    assert_eq!(leases.offer(0, mac(2), Some(ip(38)), 50), Ok((ip(39), false)));
+    let again = leases.commit(0, lease(1, ip(38), 50), Claim::Remembered);
+    assert_eq!(again, Err(Refusal::Other(ip(38), ip(200))));
+    // Asked about before it gets it: NAPI may not know who uses it.
+    assert_eq!(leases.offer(0, mac(1), Some(ip(38)), 50), Ok((ip(200), true)));
+    leases.commit(0, lease(1, ip(200), 50), Claim::Offered).unwrap();
+    assert_eq!(leases.offer(0, mac(1), None, 50), Ok((ip(200), false)));
     // The server's own address and one of another network are nobody's here.
-    let got: HashSet<_> = [4, 5].map(|m| leases.offer(0, mac(m), None, BOOTING).unwrap().0).into();
+    let got: HashSet<_> = [4, 5].map(|m| leases.offer(0, mac(m), None, 50).unwrap().0).into();
     assert_eq!(got, [ip(38), ip(41)].into());
-    assert!(matches!(leases.offer(0, mac(6), None, BOOTING), Ok((_, true))), "an offer is evicted");
     // A reload keeps it, and what the configuration says counts before it.
     let mut next = network(&[(38, 41)]);
     next.reservations = vec![Reservation { mac: mac(9), ip: ip(40), hostname: None }];
     leases.reconfigure(vec![next]);
     assert_eq!(leases.get(mac(1)).map(|lease| lease.ip), Some(ip(200)));
-    assert_eq!(leases.offer(0, mac(9), None, BOOTING), Ok((ip(40), false)));
-    assert_ne!(leases.offer(0, mac(3), None, BOOTING).map(|(ip, _)| ip), Ok(ip(40)));
-    // Nobody loses an address that it may use.
-    let stolen = [(mac(3), ip(200)), (mac(2), ip(39))].into();
-    assert!(leases.assign(stolen, BOOTING + 99));
-    assert_eq!(*leases.assigned(), [(mac(2), ip(39))].into());
+    assert_eq!(leases.offer(0, mac(9), None, 50), Ok((ip(40), false)));
+    assert_ne!(leases.offer(0, mac(3), None, 50).map(|(ip, _)| ip), Ok(ip(40)));
+}
+
+#[test]
+fn nobody_loses_an_address_that_it_uses_because_napi_gives_it_to_another() {
+    let mut leases = table(38, 41);
+    let long = |m, address| Lease { until: 10_000, ..lease(m, address, 0) };
+    leases.commit(0, long(1, ip(38)), Claim::Offered).unwrap();
+    let has = |leases: &Leases, m| leases.get(mac(m)).map(|lease| lease.ip);
+    // Never NAPI's to give: until the lease is over.
+    let stolen: BTreeMap<_, _> = [(mac(3), ip(38))].into();
+    assert!(!leases.assign(stolen.clone(), 9_999));
+    assert_eq!(has(&leases, 1), Some(ip(38)));
+    // NAPI has given it, out of the ranges, and moves it to another NIC: not while it boots.
+    assert!(leases.assign([(mac(2), ip(200))].into(), 0));
+    leases.commit(0, long(2, ip(200)), Claim::Offered).unwrap();
+    let moved: BTreeMap<_, _> = [(mac(4), ip(200))].into();
+    let left: BTreeMap<_, _> = [(mac(2), ip(200))].into();
+    assert!(!leases.assign(moved.iter().chain(&left).map(|(m, i)| (*m, *i)).collect(), 1));
+    assert_eq!((has(&leases, 2), leases.assigned()), (Some(ip(200)), &left));
+    assert!(leases.assign(moved.clone(), BOOTING));
+    assert_eq!((has(&leases, 2), leases.assigned()), (None, &moved));
+    assert_eq!(leases.offer(0, mac(4), None, BOOTING), Ok((ip(200), true)));
+    // Taken back: the machine uses it until it asks for another.
+    leases.commit(0, Lease { seen: BOOTING, ..long(4, ip(200)) }, Claim::Offered).unwrap();
+    assert!(leases.assign(BTreeMap::new(), BOOTING));
+    assert_eq!(has(&leases, 4), Some(ip(200)));
+    let (next, _) = leases.offer(0, mac(4), None, BOOTING).unwrap();
+    assert!((38..=41).contains(&next.octets()[3]), "{next}");
+    leases.commit(0, Lease { seen: BOOTING, ..long(4, next) }, Claim::Offered).unwrap();
+    assert_eq!(has(&leases, 4), Some(next));
+    // Its lease is over.
+    assert!(leases.assign(stolen.clone(), 10_000));
+    assert_eq!((has(&leases, 1), leases.assigned()), (None, &stolen));
+}
+
+#[test]
+fn while_somebody_uses_what_napi_has_given_the_machine_gets_another_address() {
+    let mut leases = table(38, 41);
+    leases.assign([(mac(1), ip(200)), (mac(2), ip(40))].into(), 0);
+    leases.commit(0, lease(1, ip(200), 0), Claim::Offered).unwrap();
+    assert!(leases.conflict(mac(1), ip(200), 1));
+    leases.in_use(ip(40), 1);
+    for m in [1, 2] {
+        let (got, new) = leases.offer(0, mac(m), None, 2).unwrap();
+        assert!(new && (38..=41).contains(&got.octets()[3]) && got != ip(40), "{got}");
+        leases.commit(0, lease(m, got, 2), Claim::Offered).unwrap();
+        assert_eq!(leases.offer(0, mac(m), None, 3), Ok((got, false)));
+    }
+    // Known over a reload, and an hour later it has its own again.
+    let networks = leases.networks.clone();
+    leases.reconfigure(networks);
+    assert_ne!(leases.offer(0, mac(1), None, 4).map(|(ip, _)| ip), Ok(ip(200)));
+    assert_eq!(leases.offer(0, mac(1), None, 4000), Ok((ip(200), true)));
+    assert_eq!(leases.offer(0, mac(2), None, 4000), Ok((ip(40), true)));
+    assert!(leases.commit(0, lease(1, ip(200), 4000), Claim::Offered).is_ok());
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headnode_client::{Cnapi, Error, Napi, Nic, ServerQuery};
+use headnode_client::{Cnapi, Error, Napi, NicAddress, ServerQuery};
 use headnode_model::boot::BootParams;
 use headnode_model::net::MacAddr;
 use serde_json::Value;
@@ -99,9 +99,9 @@ impl ParamSource for Directory {
         let Some(napi) = &self.napi else { return Ok(None) };
         let mut all = BTreeMap::new();
         for tag in nic_tags {
-            let nics = napi.list_nics_on(tag).await?;
+            let nics = napi.list_addresses_on(tag).await?;
             // A NAPI that does not know the filter answers with everybody's.
-            let on = |nic: &Nic| nic.nic_tag.as_deref() == Some(tag);
+            let on = |nic: &NicAddress| nic.nic_tag.as_deref() == Some(tag);
             all.extend(nics.iter().filter(|nic| on(nic)).filter_map(|nic| match nic.ip? {
                 IpAddr::V4(ip) => Some((nic.mac, ip)),
                 IpAddr::V6(_) => None,

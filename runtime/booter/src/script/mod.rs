@@ -31,9 +31,9 @@ pub use platforms::{Kind, Platform, PlatformError, Platforms};
 pub use settings::{Scheme, Settings as ScriptSettings};
 pub use templates::TemplateError;
 
-use crate::Error;
 use crate::params::Origin;
 use crate::settings::Settings;
+use crate::{Error, dhcp};
 use templates::{CHAIN, IDENTIFY, LINUX, LIVE, MENU, MESSAGE, SMARTOS, Templates};
 use text::{Wait, lines, pause, plain};
 
@@ -186,6 +186,8 @@ impl Scripts {
                 let mut args = args::kernel_line(&self.settings, node, &archives);
                 if live {
                     args.insert_str(0, "boot=live ");
+                    // Its initial system need not know the site's certificates.
+                    context.insert("http", &self.settings.base(dhcp::Scheme::Http));
                 }
                 context.insert("bundle", bundle);
                 let own = format!("bootfs/{}/{}", mac.bare().to_ascii_lowercase(), bootfs::ARCHIVE);

@@ -198,11 +198,12 @@ fn sample(name: &str) -> Context {
     });
     let more = match name {
         ASK => json!({ "platform": "x", "notes": ["x"], "ask": true }),
-        LINUX | LIVE => {
-            json!({
-                "platform": "x", "notes": ["x"], "ask": true, "bundle": "x", "files": "x", "args": "x",
-            })
-        }
+        LINUX => json!({
+            "platform": "x", "notes": ["x"], "ask": true, "bundle": "x", "files": "x", "args": "x",
+        }),
+        LIVE => json!({
+            "platform": "x", "notes": ["x"], "ask": true, "files": "x", "args": "x", "http": "x",
+        }),
         SMARTOS => json!({
             "platform": "x", "notes": ["x"], "ask": true, "args": "x", "modules": [module],
         }),
