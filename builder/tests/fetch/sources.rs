@@ -405,3 +405,43 @@ fn a_locked_build_takes_nothing_else() {
         assert!(error.contains(wanted), "{wanted} in {error}");
     }
 }
+
+#[test]
+fn a_locked_build_misses_what_was_taken_away() {
+    let world = World::new();
+    let files = ["over/key/grub.cfg", "sapi/application.json", "head/scripts/sdc-init.js"];
+    for file in files.into_iter().chain(["head/scripts/headnode.sh", "over/key/kept"]) {
+        let path = world.path(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "{}").unwrap();
+    }
+    let spec = json!({"overlays": "over", "sapi-config": "sapi", "sdc-headnode": "head"});
+    world.spec(spec.clone());
+    world.fetch().unwrap();
+    assert_eq!(locked(&world).unwrap().len(), 5);
+    for file in files {
+        std::fs::remove_file(world.path(file)).unwrap();
+    }
+    let error = locked(&world).unwrap_err();
+    for name in [
+        "local.overlays.key/grub.cfg",
+        "local.sapi-config.application.json",
+        "local.sdc-headnode.scripts/sdc-init.js",
+    ] {
+        assert!(error.contains(&format!("{name} was locked, but is gone")), "{name}: {error}");
+    }
+    assert!(error.starts_with("3 things") && error.contains("headnode fetch"), "{error}");
+    // A folder that is gone as a whole is one problem.
+    std::fs::remove_dir_all(world.path("over")).unwrap();
+    let error = locked(&world).unwrap_err();
+    assert!(
+        error.starts_with("3 things") && error.contains("local.overlays: there is no "),
+        "{error}"
+    );
+    // What the spec no longer asks for is not missed.
+    world.spec(json!({"sdc-headnode": "head"}));
+    let error = locked(&world).unwrap_err();
+    assert!(error.starts_with("local.sdc-headnode.scripts/sdc-init.js was locked"), "{error}");
+    world.fetch().unwrap();
+    assert_eq!(locked(&world).unwrap().len(), 1);
+}
