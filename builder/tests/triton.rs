@@ -240,16 +240,14 @@ fn a_tarball_of_a_checkout_is_as_good_as_a_folder() {
     let dir = dir.path();
     let platform = platform(dir, STAMP, &support::probe(dir), &noise(1, 100_000));
     let root = checkout(dir);
-    std::os::unix::fs::symlink("assets", root.join("zones/assets2")).unwrap();
     // Links that are not for keys lead where they like.
     fs::create_dir(root.join("deps")).unwrap();
     std::os::unix::fs::symlink("/nonexistent/x", root.join("deps/x")).unwrap();
     // As git's archives are, and as folders that were packed from within.
     let named = dir.join("named.tgz");
-    run("tar", &["-czf", text(&named), "-C", text(dir), "--exclude=assets2", "sdc-headnode"]);
+    run("tar", &["-czf", text(&named), "-C", text(dir), "sdc-headnode"]);
     let plain = dir.join("plain.tgz");
-    run("tar", &["-czf", text(&plain), "-C", text(&root), "--exclude=assets2", "."]);
-    fs::remove_file(root.join("zones/assets2")).unwrap();
+    run("tar", &["-czf", text(&plain), "-C", text(&root), "."]);
     let mut digests = Vec::new();
     for source in [&root, &named, &plain] {
         let spec = json!({"platform": platform, "sdc-headnode": source});
@@ -263,6 +261,38 @@ fn a_tarball_of_a_checkout_is_as_good_as_a_folder() {
     // GRUB has no use for the other loader's menu.
     let names = run("tar", &["-tzf", text(&dir.join("a.tgz"))]);
     assert!(names.contains("scripts/headnode.sh\n") && !names.contains("menu.rc"), "{names}");
+}
+
+#[test]
+fn links_of_a_tarball_that_only_a_folder_can_follow_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let platform = platform(dir, STAMP, &support::probe(dir), &noise(1, 100_000));
+    let root = checkout(dir);
+    let tarball = dir.join("a-checkout.tgz");
+    // A folder, and a file that is not for keys by itself.
+    for (link, target) in [("zones/assets2", "assets"), ("scripts/all.mk", "../Makefile")] {
+        let path = root.join(link);
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        let mut spec = json!({"platform": platform, "sdc-headnode": tarball});
+        run("tar", &["-czf", text(&tarball), "-C", text(dir), "sdc-headnode"]);
+        let result = build(dir, "a.tgz", &spec, &["--format", "tar"]);
+        let said = String::from_utf8_lossy(&result.stderr);
+        assert_eq!(result.status.code(), Some(1), "{said}");
+        for words in [link, target, "links to folders, and to what is not taken", "name the folder"]
+        {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        spec["sdc-headnode"] = json!(root);
+        built(dir, "a.tgz", &spec, &["--format", "tar"]);
+        let names = run("tar", &["-tzf", text(&dir.join("a.tgz"))]);
+        assert!(
+            names.contains(&format!("{link}\n")) || names.contains(&format!("{link}/")),
+            "{names}"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(dir.join("build.lock")).unwrap();
+    }
 }
 
 #[test]
