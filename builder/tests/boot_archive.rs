@@ -10,7 +10,7 @@ mod ufs;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use support::{hash_text, platform, run, text};
@@ -68,6 +68,14 @@ fn unpacked(dir: &Path, archive: &[u8], more: &Value) -> (PathBuf, String) {
     (out, said)
 }
 
+/// What `headnode` does by this verb: its exit code, and what it tells.
+fn headnode(args: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_headnode")).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    (output.status.code(), told)
+}
+
 fn found(out: &Path) -> Found {
     let bytes = fs::read(out.join(AMD64).join("boot_archive")).unwrap();
     let hash = fs::read_to_string(out.join(AMD64).join("boot_archive.hash")).unwrap();
@@ -123,6 +131,63 @@ fn the_installer_s_ramdisk_holds_what_it_looks_for() {
     let (again, _) = unpacked(other.path(), &archive, &json!({}));
     let [one, two] = [&out, &again].map(|out| fs::read(out.join("SHA256SUMS")).unwrap());
     assert_eq!(one, two);
+}
+
+#[test]
+fn a_bundle_is_looked_into_and_checked_to_the_last_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(dir.path(), 12 << 20);
+    let (out, _) = unpacked(dir.path(), &archive, &json!({}));
+    let bundle = dir.path().join("a-pxe.tgz");
+    let (code, told) = headnode(&["inspect", "--json", text(&bundle)]);
+    assert_eq!(code, Some(0), "{told:#}");
+    assert!(told["platforms"].to_string().contains(STAMP), "{told:#}");
+    // The files that were checked, and those that are damaged.
+    let checked = |bundle: &Path, deep: &[&str]| {
+        let (code, report) = headnode(&[&["verify", "--json"], deep, &[text(bundle)]].concat());
+        let damage = report["damage"].as_array().unwrap().iter();
+        let damaged: Vec<String> =
+            damage.map(|one| one["what"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(code, Some(i32::from(!damaged.is_empty())), "{report:#}");
+        (report["files"].as_u64().unwrap(), damaged)
+    };
+    for deep in [&[][..], &["--deep"]] {
+        let (files, damaged) = checked(&bundle, deep);
+        assert_eq!(damaged, [""; 0]);
+        // The key's own files, too, not only those that lie beside each other.
+        assert!(files > 20, "{files}");
+    }
+    let pack = |tar: &Path, folder: &Path| {
+        let all = "cd \"$2\" && tar -czf \"$1\" -- *";
+        run("bash", &["-euc", all, "sh", text(tar), text(folder)]);
+    };
+    // A file beside the others.
+    let name = "20260101T000000Z/platform/i86pc/kernel/amd64/unix";
+    let kernel = out.join(name);
+    let whole = fs::read(&kernel).unwrap();
+    fs::write(&kernel, noise(9, whole.len())).unwrap();
+    // Beside it, no list tells that it is another file as a whole.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let other = other.join("other-pxe.tgz");
+    pack(&other, &out);
+    assert_eq!(checked(&other, &[]).1, [name]);
+    fs::write(&kernel, whole).unwrap();
+    // A file of the key, with the list made anew, so that only the key's own manifest tells.
+    let disc = fs::canonicalize(out.join("fulliso.tgz")).unwrap();
+    let inner = dir.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    run("tar", &["-xzf", text(&disc), "-C", text(&inner)]);
+    let script = inner.join("scripts/headnode.sh");
+    let size = fs::metadata(&script).unwrap().len();
+    fs::write(&script, "x".repeat(usize::try_from(size).unwrap())).unwrap();
+    let all = "cd \"$2\" && find . -type f -printf '%P\\n' | tar -czf \"$1\" -T -";
+    run("bash", &["-euc", all, "sh", text(&disc), text(&inner)]);
+    let list =
+        "cd \"$1\" && cut -c67- SHA256SUMS | xargs -d '\\n' sha256sum >new && mv new SHA256SUMS";
+    run("bash", &["-euc", list, "sh", text(&out)]);
+    pack(&other, &out);
+    assert_eq!(checked(&other, &["--deep"]).1, ["fulliso.tgz!scripts/headnode.sh"]);
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn other_programs_agree_with_everything_that_is_made() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&key.stdout), "0.1.0\n");
 
-    for image in [".img", ".iso", ".qcow2", ".vmdk"] {
+    for image in [".img", ".iso", ".qcow2", ".vmdk", "-pxe.tgz", ".tgz"] {
         let told = good(&["verify", "--deep", "--public-key", text(&public), &made(image)]);
         assert!(told.contains("whole"), "{told}");
         let told = good(&["inspect", "--json", &made(image)]);

@@ -19,7 +19,11 @@ const CNAPI: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const ILLUMOS_ROOT: u64 = 528_384 * 512;
 const GRUB_ROOT: u64 = 66 << 20;
 
-/// A checkout, with its files as Triton's repository has them, and more that is not for keys.
+/// What `make` makes in a checkout: Triton's repository does not hold it.
+const TOOLS: [&str; 2] = ["tools.tar.gz", "cn_tools.tar.gz"];
+
+/// A checkout in which `make` was run for [`TOOLS`]: files as Triton's repository has them, those, and
+/// more that is not for keys.
 fn checkout(dir: &Path) -> PathBuf {
     let root = dir.join("sdc-headnode");
     for (path, text) in [
@@ -236,16 +240,14 @@ fn a_tarball_of_a_checkout_is_as_good_as_a_folder() {
     let dir = dir.path();
     let platform = platform(dir, STAMP, &support::probe(dir), &noise(1, 100_000));
     let root = checkout(dir);
-    std::os::unix::fs::symlink("assets", root.join("zones/assets2")).unwrap();
     // Links that are not for keys lead where they like.
     fs::create_dir(root.join("deps")).unwrap();
     std::os::unix::fs::symlink("/nonexistent/x", root.join("deps/x")).unwrap();
     // As git's archives are, and as folders that were packed from within.
     let named = dir.join("named.tgz");
-    run("tar", &["-czf", text(&named), "-C", text(dir), "--exclude=assets2", "sdc-headnode"]);
+    run("tar", &["-czf", text(&named), "-C", text(dir), "sdc-headnode"]);
     let plain = dir.join("plain.tgz");
-    run("tar", &["-czf", text(&plain), "-C", text(&root), "--exclude=assets2", "."]);
-    fs::remove_file(root.join("zones/assets2")).unwrap();
+    run("tar", &["-czf", text(&plain), "-C", text(&root), "."]);
     let mut digests = Vec::new();
     for source in [&root, &named, &plain] {
         let spec = json!({"platform": platform, "sdc-headnode": source});
@@ -262,6 +264,38 @@ fn a_tarball_of_a_checkout_is_as_good_as_a_folder() {
 }
 
 #[test]
+fn links_of_a_tarball_that_only_a_folder_can_follow_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let platform = platform(dir, STAMP, &support::probe(dir), &noise(1, 100_000));
+    let root = checkout(dir);
+    let tarball = dir.join("a-checkout.tgz");
+    // A folder, and a file that is not for keys by itself.
+    for (link, target) in [("zones/assets2", "assets"), ("scripts/all.mk", "../Makefile")] {
+        let path = root.join(link);
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        let mut spec = json!({"platform": platform, "sdc-headnode": tarball});
+        run("tar", &["-czf", text(&tarball), "-C", text(dir), "sdc-headnode"]);
+        let result = build(dir, "a.tgz", &spec, &["--format", "tar"]);
+        let said = String::from_utf8_lossy(&result.stderr);
+        assert_eq!(result.status.code(), Some(1), "{said}");
+        for words in [link, target, "links to folders, and to what is not taken", "name the folder"]
+        {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        spec["sdc-headnode"] = json!(root);
+        built(dir, "a.tgz", &spec, &["--format", "tar"]);
+        let names = run("tar", &["-tzf", text(&dir.join("a.tgz"))]);
+        assert!(
+            names.contains(&format!("{link}\n")) || names.contains(&format!("{link}/")),
+            "{names}"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(dir.join("build.lock")).unwrap();
+    }
+}
+
+#[test]
 fn a_key_without_triton_s_scripts_is_built_and_that_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -269,12 +303,34 @@ fn a_key_without_triton_s_scripts_is_built_and_that_is_told() {
     let said = built(dir, "a.tgz", &json!({"platform": platform}), &["--format", "tar"]);
     let lacks = "the key lacks scripts/prompt-config.sh and scripts/headnode.sh";
     assert!(said.contains(lacks) && said.contains("sdc-headnode"), "{said}");
+    assert!(said.contains("It lacks tools.tar.gz and cn_tools.tar.gz, too. "), "{said}");
     let script = dir.join("script");
     fs::write(&script, "#!/bin/bash\n").unwrap();
     let files = json!({"scripts/prompt-config.sh": script});
     let spec = json!({"platform": platform, "extra-files": files});
     let said = built(dir, "a.tgz", &spec, &["--format", "tar"]);
     assert!(said.contains("the key lacks scripts/headnode.sh:"), "{said}");
+}
+
+#[test]
+fn a_checkout_in_which_nothing_was_made_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let platform = platform(dir, STAMP, &support::probe(dir), &noise(1, 100_000));
+    let root = checkout(dir);
+    for name in TOOLS {
+        fs::rename(root.join(name), dir.join(name)).unwrap();
+    }
+    let mut spec = json!({"platform": platform, "sdc-headnode": root});
+    let said = built(dir, "a.tgz", &spec, &["--format", "tar"]);
+    let lacks = "the key lacks tools.tar.gz and cn_tools.tar.gz: ";
+    assert!(said.contains(lacks) && said.contains("`make tools.tar.gz cn_tools.tar.gz`"), "{said}");
+    assert_eq!(said.matches("WARN").count(), 1, "{said}");
+    // Given in one of the other ways.
+    let part = |name: &str| json!({"source": "dir", "path": dir.join(name)});
+    spec["files"] = json!({"tools": part(TOOLS[0]), "cn_tools": part(TOOLS[1])});
+    let said = built(dir, "a.tgz", &spec, &["--format", "tar"]);
+    assert!(!said.contains("WARN"), "{said}");
 }
 
 #[test]

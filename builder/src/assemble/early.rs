@@ -66,18 +66,47 @@ pub(super) fn warn(inputs: &Inputs, first: &Platform) -> anyhow::Result<()> {
 
 /// What first boot of a SmartOS headnode runs from its key, by the platform's own names (C§1.5, C§1.8).
 const SCRIPTS: [&str; 2] = ["scripts/prompt-config.sh", "scripts/headnode.sh"];
+/// What the second of them unpacks and copies (C§1.10). Triton's repository does not hold it: its
+/// makefile makes it there.
+const TOOLS: [&str; 2] = ["tools.tar.gz", "cn_tools.tar.gz"];
 
 /// Warns of a SmartOS key that boots, but cannot become a headnode.
 pub(super) fn warn_of_scripts(kind: Kind, tree: &Tree) {
-    let missing: Vec<&str> = SCRIPTS.into_iter().filter(|path| tree.get(path).is_none()).collect();
-    if kind == Kind::SmartOs && !missing.is_empty() {
-        tracing::warn!(
-            "the key lacks {}: SmartOS boots from it, but nothing sets a headnode up. Give Triton's own \
-             with \"sdc-headnode\" in the build.spec, a checkout or tarball of its repository \
-             sdc-headnode, or single files with \"extra-files\"",
-            missing.join(" and ")
-        );
+    if kind == Kind::SmartOs
+        && let Some(what) = lacks(|path| tree.get(path).is_some())
+    {
+        tracing::warn!("{what}");
     }
+}
+
+/// What a key lacks to become a headnode, and what to do.
+fn lacks(has: impl Fn(&str) -> bool) -> Option<String> {
+    let missing =
+        |of: [&str; 2]| of.into_iter().filter(|path| !has(path)).collect::<Vec<_>>().join(" and ");
+    let (scripts, tools) = (missing(SCRIPTS), missing(TOOLS));
+    let make = format!(
+        "Run `make {}` in the checkout of sdc-headnode, which has them only after that, or give them \
+         as the entries tools and cn_tools of \"files\"",
+        TOOLS.join(" ")
+    );
+    let first = match (scripts.is_empty(), tools.is_empty()) {
+        (true, true) => return None,
+        (true, false) => {
+            return Some(format!(
+                "the key lacks {tools}: SmartOS boots from it, but setting a headnode up fails, because \
+                 scripts/headnode.sh wants them. {make}"
+            ));
+        }
+        (false, _) => format!(
+            "the key lacks {scripts}: SmartOS boots from it, but nothing sets a headnode up. Give \
+             Triton's own with \"sdc-headnode\" in the build.spec, a checkout or tarball of its \
+             repository sdc-headnode, or single files with \"extra-files\""
+        ),
+    };
+    Some(match tools.is_empty() {
+        true => first,
+        false => format!("{first}. It lacks {tools}, too. {make}"),
+    })
 }
 
 #[cfg(test)]
@@ -87,6 +116,25 @@ mod tests {
     use super::*;
     use crate::image::Content;
     use crate::image::fat::{Format as Volume, Plan};
+
+    #[test]
+    fn what_a_headnode_lacks_is_told_once() {
+        let all = SCRIPTS.into_iter().chain(TOOLS);
+        let without = |gone: &[&str]| {
+            let has: Vec<&str> = all.clone().filter(|path| !gone.contains(path)).collect();
+            lacks(|path| has.contains(&path))
+        };
+        assert_eq!(without(&[]), None);
+        let told = without(&TOOLS[1..]).unwrap();
+        assert!(told.starts_with("the key lacks cn_tools.tar.gz: "), "{told}");
+        let make = "`make tools.tar.gz cn_tools.tar.gz`";
+        assert!(told.contains(make) && !told.contains("nothing sets"), "{told}");
+        let told = without(&SCRIPTS[1..]).unwrap();
+        assert!(told.starts_with("the key lacks scripts/headnode.sh: "), "{told}");
+        assert!(!told.contains("make") && !told.contains("tools"), "{told}");
+        let told = without(&["scripts/headnode.sh", "tools.tar.gz"]).unwrap();
+        assert!(told.contains("It lacks tools.tar.gz, too") && told.contains(make), "{told}");
+    }
 
     proptest! {
         /// Nothing is refused early that FAT would take.

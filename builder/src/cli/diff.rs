@@ -12,7 +12,7 @@ use crate::progress::{Steps, set_file, set_length};
 /// Tell what changed between two images
 ///
 /// Compares versions, platforms, packages, programs, firmware, partitions and all files; of small
-/// texts the changed lines are shown, except below private/. Takes what `headnode inspect` can read;
+/// texts the changed lines are shown, except below a folder private/. Takes what `headnode inspect` can read;
 /// both need not be of one format. What is packed is unpacked into the folder for temporary files
 /// (TMPDIR) first, 1 TiB at most each.
 ///

@@ -1,7 +1,7 @@
 //! What changed between two images: files, packages, programs, firmware, partitions, configuration.
 //!
 //! Contents are compared byte by byte, not by what manifests say of them. A text is shown only where
-//! no secret can be: never below `private/`, and without values of keys named like secrets.
+//! no secret can be: never below a folder `private/`, and without values of keys named like secrets.
 
 pub mod bundle;
 mod parts;
@@ -274,7 +274,9 @@ impl Files {
                 _ if file.digest == other.digest => {
                     Some(format!("mode {:o} → {:o}\n", file.mode, other.mode))
                 }
-                (Some(a), Some(b)) => Some(text::unified(&inner, a, b, stamps)),
+                (Some(a), Some(b)) if !text::is_private(&inner) => {
+                    Some(text::unified(&inner, a, b, stamps))
+                }
                 _ => None,
             };
             let size = Change { old: file.size, new: other.size };

@@ -18,6 +18,14 @@ const DERIVED: [&str; 3] = [paths::KEY_MANIFEST, "boot/grub/manifest.cfg", "boot
 /// What the platform's stamp is called in texts.
 const STAMP: &str = "<platform>";
 
+/// Whether a file's content is never shown: it lies below a folder `private/`, or is the root password
+/// of a SmartOS platform, which is in clear (C§1.10). Archives of others may have folders above that.
+pub fn is_private(name: &str) -> bool {
+    let mut parts = name.split(['/', '!']).map(str::to_ascii_lowercase).rev();
+    let file = parts.next().unwrap_or_default();
+    file.starts_with(ROOT_PASSWORD) || parts.any(|folder| folder == paths::KEY_PRIVATE)
+}
+
 /// What changed in a small text; `None` when it is no text, too large, private, personal, or
 /// derived from other files. `stamps` are those of the platforms, which count as the same.
 pub fn diff(
@@ -26,13 +34,10 @@ pub fn diff(
     new: (&Contents, &Entry),
     stamps: Option<&(String, String)>,
 ) -> Option<String> {
-    let private = name.strip_prefix(paths::KEY_PRIVATE).is_some_and(|rest| rest.starts_with('/'))
-        // In platforms of SmartOS, in clear (C§1.10).
-        || name.rsplit('/').next() == Some(ROOT_PASSWORD);
     // Mostly padding; that it changed is what there is to tell.
     let personal = Part::of_path(name).is_some();
     let derived = DERIVED.iter().any(|derived| name.starts_with(derived));
-    if private || personal || derived || name.ends_with("/packages.json") {
+    if is_private(name) || personal || derived || name.ends_with("/packages.json") {
         return None;
     }
     let text = |(contents, entry): (&Contents, &Entry)| {
@@ -110,6 +115,27 @@ mod tests {
         assert!(!text.contains("$6$") && !text.contains('\u{1b}'), "{text}");
         let text = unified("config", "root_pw=x\n", "root_pw=y\n", None);
         assert_eq!(text, "only values of secrets changed\n");
+    }
+
+    #[test]
+    fn what_is_private_is_so_wherever_it_lies() {
+        for name in [
+            "private/answers.json",
+            "private/root.password.20260101t000000z",
+            "x/private/answers.json",
+            "./x/Private/deep/site.key",
+            "key.cpio.zst!headnode-key/private/answers.json",
+            "bundle/node.cpio.zst!private/x",
+            "platform-20260101T000000Z/root.password",
+            "root.password.20260101t000000z",
+        ] {
+            assert!(is_private(name), "{name}");
+        }
+        for name in
+            ["private", "scripts/private", "privately/x", "x/root.pass", "root.password/x", ""]
+        {
+            assert!(!is_private(name), "{name}");
+        }
     }
 
     #[test]

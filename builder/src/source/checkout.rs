@@ -154,8 +154,15 @@ impl Checkout {
             }
             taken(path) || taken(rest)
         };
-        let unpacked = tarball::unpack_gzip_some(&self.path, into, &wanted)
-            .map_err(|source| Error::Tarball { path: self.path.clone(), source })?;
+        let unpacked =
+            tarball::unpack_gzip_some(&self.path, into, &wanted).map_err(
+                |source| match source {
+                    tarball::Error::Link { .. } => self.form(format!(
+                        "{source}. Unpack it and name the folder instead: there they are followed"
+                    )),
+                    source => Error::Tarball { path: self.path.clone(), source },
+                },
+            )?;
         let tops = tops.into_inner();
         let top = tops.first().filter(|top| tops.len() == 1 && !is_top(top));
         let below = |path: String| match top {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cache::Cache;
 use super::fetch::{Artefact, Error};
 use super::http::{Http, Patience};
 use super::lock::{Entry, Lock, Origin};
-use super::plan::{asked, locals};
+use super::plan::{asked, folders, locals};
 use super::resolve::Resolver;
 use super::seen::Seen;
 use crate::spec::Spec;
@@ -16,7 +16,8 @@ use crate::spec::parts::Env;
 
 /// The parts of a build from the lock file and the cache alone: no network. Every part that the
 /// spec asks for must be locked as it asks for it, in the cache, and every file of this machine must
-/// have the digest that is locked. What the lock file has besides is left out.
+/// have the digest that is locked; of folders, every file that is locked must be there. What the lock
+/// file has besides is left out.
 ///
 /// The content of the cache's files is not read here, see [`super::fetch::check_cached`].
 ///
@@ -39,6 +40,9 @@ pub fn resolve_locked(
             Some(entry) => drop(entries.insert(&entry.name, entry)),
             None => problems.push(format!("{name} is not in the lock file: run `headnode fetch`")),
         }
+    }
+    for (key, folder) in folders(spec) {
+        problems.extend(gone(key, folder, lock, &paths));
     }
     for part in asked(spec, env)? {
         let asked = resolver.asked(part);
@@ -110,4 +114,20 @@ pub fn resolve_locked(
         problems.push(error.to_string());
     }
     if problems.is_empty() { Ok(all) } else { Err(Error(problems)) }
+}
+
+/// The files of a folder that are locked, but no longer there: without them, another image would be
+/// made.
+fn gone(key: &str, folder: &Path, lock: &Lock, paths: &BTreeMap<String, PathBuf>) -> Vec<String> {
+    if !folder.exists() {
+        return vec![format!("local.{key}: there is no {}", folder.display())];
+    }
+    let begin = format!("local.{key}.");
+    let names = lock.artefacts.iter().map(|entry| &entry.name);
+    names
+        .filter(|name| name.starts_with(&begin) && !paths.contains_key(*name))
+        .map(|name| {
+            format!("{name} was locked, but is gone: bring it back, or run `headnode fetch`")
+        })
+        .collect()
 }

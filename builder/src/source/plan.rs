@@ -14,6 +14,9 @@ use super::resolve::{Asked, Resolver, Wanted};
 use crate::spec::Spec;
 use crate::spec::parts::Env;
 
+/// The spec's key for Triton's own part of a key.
+const CHECKOUT: &str = "sdc-headnode";
+
 /// Which parts are asked for anew although the lock file has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Update {
@@ -77,16 +80,12 @@ pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
     for (name, path) in &parts.extra_files {
         all.push((format!("local.extra-files.{name}"), path.clone()));
     }
-    let folders = [("overlays", &spec.overlays), ("sapi-config", &parts.sapi_config)];
-    for (key, folder) in folders.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
-        all.extend(below(folder).into_iter().map(|path| {
-            let name = path.strip_prefix(folder).unwrap_or(&path);
-            (format!("local.{key}.{}", name.display()), path)
+    for (key, folder) in folders(spec) {
+        let files = if key == CHECKOUT { checkout::local(folder) } else { below(folder) };
+        all.extend(files.into_iter().map(|(name, path)| {
+            let dot = if name.is_empty() { "" } else { "." };
+            (format!("local.{key}{dot}{name}"), path)
         }));
-    }
-    for (name, path) in parts.sdc_headnode.iter().flat_map(|path| checkout::local(path)) {
-        let dot = if name.is_empty() { "" } else { "." };
-        all.push((format!("local.sdc-headnode{dot}{name}"), path));
     }
     if let Some(folder) = &spec.runtime_dir {
         all.extend(PROGRAMS.iter().map(|program| {
@@ -96,8 +95,21 @@ pub fn locals(spec: &Spec) -> Vec<(String, PathBuf)> {
     all
 }
 
-/// The files below a folder, sorted. A folder that cannot be read is found by who reads its files.
-fn below(folder: &Path) -> Vec<PathBuf> {
+/// Folders that the spec names and of which every file is pinned by itself, with their keys. That of a
+/// checkout may be a tarball instead, which is one file.
+pub fn folders(spec: &Spec) -> impl Iterator<Item = (&'static str, &Path)> {
+    let parts = &spec.parts;
+    let all = [
+        ("overlays", &spec.overlays),
+        ("sapi-config", &parts.sapi_config),
+        (CHECKOUT, &parts.sdc_headnode),
+    ];
+    all.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)))
+}
+
+/// The files below a folder and their paths there, sorted. A folder that cannot be read is found by who
+/// reads its files.
+fn below(folder: &Path) -> Vec<(String, PathBuf)> {
     let mut files = Vec::new();
     let mut open = vec![folder.to_owned()];
     while let Some(folder) = open.pop() {
@@ -110,7 +122,11 @@ fn below(folder: &Path) -> Vec<PathBuf> {
         }
     }
     files.sort();
-    files
+    let named = |path: PathBuf| {
+        let name = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        (name, path)
+    };
+    files.into_iter().map(named).collect()
 }
 
 /// Finds out which files are wanted; what the lock file has is not asked for anew.

@@ -228,8 +228,9 @@ pub const TOP: &[Key] = &[
         Form::Path,
         "what Triton's own headnode has on its key: scripts/, default/, zones/, SAPI's configuration, \
          config.inc/, banner, LICENSE, tools, the loader's menu. A checkout of its repository \
-         sdc-headnode or a folder laid out as the key; each a folder or a .tgz. extra-files, \
-         sapi-config and fetched parts win over it",
+         sdc-headnode or a folder laid out as the key; each a folder or a .tgz. A checkout \
+         has the tools only after `make tools.tar.gz cn_tools.tar.gz` in it. extra-files, sapi-config \
+         and fetched parts win over it",
     ),
     key("sdcadm-release", Form::Text, "not used, nor by Triton's build"),
     key("serial-dev", Form::Choice(SERIAL), "serial port that the console `serial` means"),

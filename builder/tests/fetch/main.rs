@@ -4,6 +4,7 @@
 
 mod cache;
 mod faults;
+mod locked;
 mod server;
 mod sources;
 mod tls;

@@ -15,7 +15,7 @@ fn no_env(_: &str) -> Option<String> {
     None
 }
 
-fn locked(world: &World) -> Result<Vec<Artefact>, String> {
+pub fn locked(world: &World) -> Result<Vec<Artefact>, String> {
     locked_in(world, &no_env)
 }
 
@@ -366,42 +366,4 @@ fn update_moves_on_and_fetch_does_not() {
     world.fetch().unwrap();
     assert!(world.lock().get("zone.napi.imgfile").is_none());
     assert_eq!(version("file.sdcadm"), "master-20260101T000000Z");
-}
-
-#[test]
-fn a_locked_build_takes_nothing_else() {
-    let world = World::new();
-    world.one_http_file(b"thing");
-    std::fs::write(world.path("keys"), "ssh-ed25519 A").unwrap();
-    let url = format!("{}/x/thing.bin", world.server.url);
-    std::fs::create_dir_all(world.path("over/key")).unwrap();
-    std::fs::write(world.path("over/key/grub.cfg"), "set a=1").unwrap();
-    let spec = json!({
-        "authorized-keys": "keys",
-        "overlays": "over",
-        "files": {"thing": {"source": "http", "url": url}},
-    });
-    world.spec(spec.clone());
-    world.fetch().unwrap();
-    assert_eq!(locked(&world).unwrap().len(), 3);
-    std::fs::write(world.path("keys"), "ssh-ed25519 B").unwrap();
-    std::fs::write(world.path("over/key/grub.cfg"), "set a=2").unwrap();
-    std::fs::write(world.path("over/key/new.cfg"), "").unwrap();
-    let sha256 = world.lock().get("file.thing").unwrap().sha256.clone();
-    let object = world.path("cache/artefacts/objects").join(&sha256[..2]).join(&sha256);
-    std::fs::remove_file(&object).unwrap();
-    let mut more = spec;
-    more["zones"] = json!({"cnapi": {}});
-    world.spec(more);
-    let error = locked(&world).unwrap_err();
-    for wanted in [
-        "local.authorized-keys: ",
-        "local.overlays.key/grub.cfg: ",
-        "local.overlays.key/new.cfg is not in the lock file",
-        "is not the file that was locked",
-        "file.thing is not in the cache",
-        "cnapi is not in the lock file",
-    ] {
-        assert!(error.contains(wanted), "{wanted} in {error}");
-    }
 }

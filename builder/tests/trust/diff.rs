@@ -62,3 +62,29 @@ fn what_changed_between_two_images() {
     let broken = headnode(&["diff", text(&old), "/nonexistent.img"]);
     assert_eq!(broken.status.code(), Some(2));
 }
+
+#[test]
+fn secrets_of_anybody_s_archive_are_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = ["old", "new"].map(|name| {
+        let root = dir.path().join(name);
+        let secrets =
+            ["private/root.password.20260101t000000z", "private/site.key", "root.password"];
+        for path in secrets.into_iter().chain(["banner"]) {
+            let path = root.join("x").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("content of {name}\n")).unwrap();
+        }
+        let tar = dir.path().join(format!("{name}.tgz"));
+        let done = Command::new("tar").args(["-czf", text(&tar), "-C", text(&root), "x"]).status();
+        assert!(done.unwrap().success());
+        tar
+    });
+    let output = headnode(&["diff", text(&made[0]), text(&made[1])]);
+    let told = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}{}", stderr(&output));
+    assert!(told.contains("4 changed") && told.contains("x/private/site.key"), "{told}");
+    assert!(told.contains("+++ b/x/banner\n"), "{told}");
+    assert_eq!(told.matches("content of new").count(), 1, "{told}");
+    assert_eq!(told.matches("content of old").count(), 1, "{told}");
+}

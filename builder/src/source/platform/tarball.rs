@@ -347,7 +347,9 @@ fn follow(
         path = parts.join("/");
     }
     let target = links.get(from).map(|(target, _)| target.clone()).unwrap_or_default();
-    Err(Error::Link { path: from.to_owned(), target, why: "which is no file of the tarball" })
+    let why = "which is no file that is taken of the tarball: links to folders, and to what is not \
+               taken, are not followed";
+    Err(Error::Link { path: from.to_owned(), target, why })
 }
 
 /// Stops reading when the room is used up: readers of archives gather names in memory, whatever their
