@@ -9,6 +9,7 @@ use headnode_model::paths;
 use sha1::{Digest as _, Sha1};
 
 use super::{Checker, key_manifest};
+use crate::assemble::PXE_KEY;
 use crate::contents::{Entry, Extents, FileSystem, pxe};
 use crate::image::pxe::SUMS;
 use crate::image::reader::MAX_UNPACKED;
@@ -16,6 +17,8 @@ use crate::manifest::sums;
 
 /// The largest list or script that is read, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
+/// How a script names the key's manifest.
+const NAMES: &str = "headnode.manifest=sha256:";
 /// What a SmartOS platform has beside its boot archive: its SHA-1 (C§1.10).
 const HASH: &str = ".hash";
 
@@ -57,7 +60,10 @@ impl Checker<'_> {
     fn sums(&mut self, archive: &File, files: &FileSystem) -> anyhow::Result<()> {
         let mut found: BTreeMap<&str, &Entry> =
             files.files().map(|entry| (entry.path.as_str(), entry)).collect();
-        let Some(list) = found.remove(SUMS) else { return Ok(()) };
+        let Some(list) = found.remove(SUMS) else {
+            self.add(SUMS, "it is missing");
+            return Ok(());
+        };
         let list = sums::parse(&text(archive, list)?);
         let total = found.values().fold(0, |sum: u64, entry| sum.saturating_add(entry.size));
         self.done = 0;
@@ -101,10 +107,13 @@ impl Checker<'_> {
         };
         if let Some(script) = pxe::script(files) {
             let text = text(archive, script)?;
-            let told = text.split_once("headnode.manifest=sha256:").map(|(_, rest)| {
+            let mut told = text.split(NAMES).skip(1).map(|rest| {
                 rest.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default()
             });
-            if told.is_some_and(|told| told != key.sha256) {
+            // SmartOS is not told, as nothing there would look at it.
+            if entry.path == PXE_KEY && !text.contains(NAMES) {
+                self.add(&script.path, "it does not name the manifest of the key");
+            } else if told.any(|told| told != key.sha256) {
                 self.add(&script.path, "it names another manifest than that of the key");
             }
         }
