@@ -189,12 +189,13 @@ fn other_files_are_no_archives() {
 proptest! {
     #[test]
     fn any_bytes_are_survived(
-        changes in proptest::collection::vec((0usize..6000, any::<u8>()), 0..8),
+        changes in proptest::collection::vec((0usize..7000, any::<u8>()), 0..8),
         right in any::<bool>(),
     ) {
         let mut bytes = made(&[
             ("a/b", Regular, &[7; 700]),
             ("x", XHeader, b"19 path=some/thing\n"),
+            ("g", XGlobalHeader, b"14 comment=ab\n"),
             ("y", Regular, b"z"),
             ("l", Symlink, b"a/b"),
             ("f/", Directory, b""),

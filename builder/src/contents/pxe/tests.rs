@@ -2,6 +2,7 @@ use std::io::Write as _;
 
 use super::*;
 use crate::image::cpio::{self, Writer};
+use proptest::prelude::*;
 use tar::EntryType::{self, Directory, Fifo, GNULongName, Link, Regular, Symlink};
 
 /// What reading such a packed key says; none of them has a manifest.
@@ -121,4 +122,34 @@ fn folders_are_not_taken_for_files() {
     assert!(is_pxe(&files) && key_of(&files).is_some());
     let folders = of(vec![entry(SUMS, true), entry("a.ipxe", false), entry(PXE_KEY, true)]);
     assert!(!is_pxe(&folders) && key_of(&folders).is_none());
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_of_a_packed_key_are_survived(
+        changes in proptest::collection::vec((0usize..2048, any::<u8>()), 0..8),
+    ) {
+        let dir = cpio::Entry::dir("headnode-key", 0o755, 0);
+        let file = cpio::Entry::file("headnode-key/manifest.json", 0o644, 0);
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(8);
+        tar.append_data(&mut header, "manifest.json", &b"{\"a\": 1}"[..]).unwrap();
+        let mut archives = [
+            cpio(&[(dir, b""), (file, b"{\"a\": 1}")]),
+            tar.into_inner().unwrap(),
+        ];
+        for archive in &mut archives {
+            for (at, byte) in &changes {
+                if let Some(place) = archive.get_mut(*at) {
+                    *place = *byte;
+                }
+            }
+        }
+        let [linux, smartos] = archives;
+        prop_assert!(!zstd(&linux).is_empty());
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&smartos).unwrap();
+        prop_assert!(!said(PXE_DISC, &gzip.finish().unwrap()).is_empty());
+    }
 }
