@@ -17,8 +17,10 @@ use crate::progress::{Steps, bytes, set_file, set_length};
 ///
 /// Archives have no manifest beside them. A tar of the key's files is checked by the manifest in it; the
 /// files for a boot server (pxe) by their list of digests and, file by file with --deep, by the manifest
-/// of the key that lies packed among them; a platform of SmartOS by its boot archive's hash; and the file
-/// as a whole by the list of digests beside it (<name>.SHA256SUMS), whose signature counts.
+/// of the key that lies packed among them; a platform of SmartOS by its boot archive's hash, which says
+/// nothing of its other files: the result tells how many those are; and the file as a whole by the list
+/// of digests beside it (<name>.SHA256SUMS), whose signature counts. Links that lead nowhere, and devices,
+/// are damage, as no manifest tells of them.
 ///
 /// Takes what `headnode inspect` can read. What is packed is unpacked into the folder for temporary
 /// files (TMPDIR) first, 1 TiB at most.

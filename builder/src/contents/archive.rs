@@ -12,6 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 
 use super::{Entry, FileSystem, plain};
+use crate::source::platform::tarball::global::other_than_comment;
 
 /// No archive that is looked into has as many entries as this.
 const MAX_ENTRIES: usize = 200_000;
@@ -21,6 +22,9 @@ const MAX_HEADER: u64 = 1 << 20;
 const MAX_NAMES: usize = 64 << 20;
 /// Links that may lead to a file one through the other.
 const MAX_LINKS: usize = 16;
+/// The sizes of all files that links lead to may come to this, in bytes: 1 TiB. Who takes them out writes
+/// a file for each link.
+const MAX_LINKED: u64 = 1 << 40;
 /// Bytes of a header, and what everything is padded to.
 pub const BLOCK: u64 = 512;
 /// Why a sparse file's content is not found.
@@ -56,6 +60,17 @@ pub enum Error {
     /// A name is used for a file and for a folder.
     #[error("the tar archive holds {0:?} both as a file and as a folder")]
     FileAndFolder(String),
+    /// A header sets more than a comment for all entries behind it.
+    #[error(
+        "the tar archive holds a pax header that sets {0:?} for all files behind it, which programs \
+         read differently: unpack it, and pack it again"
+    )]
+    Global(String),
+    /// Its links make far more of it than it holds.
+    #[error(
+        "the links of the tar archive lead to more than {MAX_LINKED} bytes of files: that cannot be"
+    )]
+    Links,
     /// There is no end of entries.
     #[error("the tar archive holds more than {MAX_ENTRIES} entries, or too long names")]
     TooMany,
@@ -113,8 +128,10 @@ pub fn read(file: &File, size: u64) -> Result<Archive, Error> {
             return Err(Error::Truncated);
         }
         if kind.is_pax_global_extensions() {
-            // Comments, as `git archive` writes them.
-            continue;
+            match other_than_comment(&mut entry)? {
+                Some(key) => return Err(Error::Global(key)),
+                None => continue,
+            }
         }
         let path = normal(&entry.path_bytes())?;
         let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
@@ -265,11 +282,18 @@ impl Tree {
     fn finish(self) -> Result<Archive, Error> {
         let mut entries = Vec::with_capacity(self.nodes.len());
         let (mut links, mut others) = (0, 0);
+        let mut linked: u64 = 0;
         for (path, node) in &self.nodes {
             let found = match node {
                 Node::Link { .. } => self.follow(path)?,
                 node => Some(node),
             };
+            if let (Node::Link { .. }, Some(Node::File { size, .. })) = (node, found) {
+                linked = linked.saturating_add(*size);
+                if linked > MAX_LINKED {
+                    return Err(Error::Links);
+                }
+            }
             let (folder, size, extents) = match found {
                 Some(Node::Folder | Node::Above) if !matches!(node, Node::Link { .. }) => {
                     (true, 0, Ok(Vec::new()))

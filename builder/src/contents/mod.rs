@@ -143,30 +143,7 @@ impl Contents {
     /// When it cannot be read, or nothing in it is known.
     pub fn of(mut image: ImageFile) -> Result<Self, Error> {
         let mut notes = Vec::new();
-        let (scheme, disk_id, mut parts) = divide(&mut image, &mut notes)?;
-        use FileSystemError::{Fat, Iso};
-        for part in &mut parts {
-            match fat(&image.file, part.offset, part.length) {
-                Ok(files) => part.files = Some(files),
-                Err(Fat(fat::reader::Error::NotFat(_))) if !part.kind.contains("FAT") => {}
-                Err(error) => part.problem = Some(error.to_string()),
-            }
-        }
-        let disc = match disc(&image.file, image.size) {
-            Ok(files) => Some((Some(files), None)),
-            Err(Iso(iso::reader::Error::NotIso(_))) => None,
-            Err(error) => Some((None, Some(error.to_string()))),
-        };
-        if let Some((files, problem)) = disc {
-            parts.retain(|part| part.number != 0);
-            parts.insert(0, Part { kind: "disc", files, problem, ..whole_disk(image.size) });
-        }
-        if scheme == Scheme::None && parts.iter().all(|part| part.files.is_none()) {
-            return Err(Error::Unknown { gpt: notes.join("; ") });
-        }
-        if scheme == Scheme::None {
-            notes.clear();
-        }
+        let (scheme, disk_id, parts) = look(&mut image, &mut notes)?;
         Ok(Self { image, scheme, disk_id, parts, inside: None, notes })
     }
 
@@ -294,6 +271,38 @@ fn whole_disk(size: u64) -> Part {
 }
 
 type Divided = (Scheme, Option<String>, Vec<Part>);
+
+/// What is in a disk or disc.
+///
+/// # Errors
+/// When it cannot be read, or nothing in it is known.
+fn look(image: &mut ImageFile, notes: &mut Vec<String>) -> Result<Divided, Error> {
+    use FileSystemError::{Fat, Iso};
+    let (scheme, disk_id, mut parts) = divide(image, notes)?;
+    for part in &mut parts {
+        match fat(&image.file, part.offset, part.length) {
+            Ok(files) => part.files = Some(files),
+            Err(Fat(fat::reader::Error::NotFat(_))) if !part.kind.contains("FAT") => {}
+            Err(error) => part.problem = Some(error.to_string()),
+        }
+    }
+    let disc = match disc(&image.file, image.size) {
+        Ok(files) => Some((Some(files), None)),
+        Err(Iso(iso::reader::Error::NotIso(_))) => None,
+        Err(error) => Some((None, Some(error.to_string()))),
+    };
+    if let Some((files, problem)) = disc {
+        parts.retain(|part| part.number != 0);
+        parts.insert(0, Part { kind: "disc", files, problem, ..whole_disk(image.size) });
+    }
+    if scheme == Scheme::None && parts.iter().all(|part| part.files.is_none()) {
+        return Err(Error::Unknown { gpt: notes.join("; ") });
+    }
+    if scheme == Scheme::None {
+        notes.clear();
+    }
+    Ok((scheme, disk_id, parts))
+}
 
 /// The partitions of a disk.
 fn divide(image: &mut ImageFile, notes: &mut Vec<String>) -> Result<Divided, Error> {

@@ -9,10 +9,10 @@ use std::path::Path;
 use headnode_model::paths;
 
 use super::archive::{self, Archive};
-use super::{Contents, Entry, Error, Extents, FileSystem};
+use super::{Contents, Entry, Error, Extents, FileSystem, look, pxe};
+use crate::image::iso;
 use crate::image::packing::Packing;
 use crate::image::reader::{Form, ImageFile, scaled, unpack};
-use crate::image::{iso, pxe};
 use crate::manifest::PACKED;
 
 /// Endings of raw disk images, maybe packed.
@@ -30,7 +30,9 @@ pub struct Opened {
     pub tree: Option<FileSystem>,
     /// The disk image's path in the tar, when it lay in one.
     pub inside: Option<String>,
-    /// What is odd.
+    /// What of the archive was left out.
+    pub left_out: Vec<String>,
+    /// What else is odd.
     pub notes: Vec<String>,
 }
 
@@ -40,8 +42,11 @@ impl Opened {
     /// # Errors
     /// When it cannot be read or unpacked.
     pub fn disk(path: &Path, limit: u64, progress: &mut dyn FnMut(u64)) -> Result<Self, Error> {
-        let image = ImageFile::open_within(path, limit, progress)?;
-        Ok(Self { image, tree: None, inside: None, notes: Vec::new() })
+        Ok(Self::of_disk(ImageFile::open_within(path, limit, progress)?))
+    }
+
+    fn of_disk(image: ImageFile) -> Self {
+        Self { image, tree: None, inside: None, left_out: Vec::new(), notes: Vec::new() }
     }
 
     /// Whether it is an archive, or lay in one.
@@ -59,25 +64,50 @@ impl Opened {
 /// When it cannot be read or unpacked, or is a damaged or hostile archive.
 pub fn open(path: &Path, limit: u64, progress: &mut dyn FnMut(u64)) -> Result<Opened, Error> {
     let image = ImageFile::open_within(path, limit, progress)?;
-    if !matches!(image.form, Form::Raw(_)) || !archive::is_tar(&head(&image.file, 0, 512)?) {
-        return Ok(Opened { image, tree: None, inside: None, notes: Vec::new() });
+    if !is_tar(&image)? {
+        return Ok(Opened::of_disk(image));
     }
-    let Archive { files, mut notes } = archive::read(&image.file, image.size)?;
+    let Archive { files, notes: left_out } = archive::read(&image.file, image.size)?;
     let disks = if is_tree(&files) { Vec::new() } else { disks(&image.file, &files)? };
-    let disk = match &disks[..] {
-        [disk] => disk,
-        several => {
-            if !several.is_empty() {
-                let names: Vec<_> = several.iter().map(|entry| entry.path.as_str()).collect();
-                notes.push(format!(
-                    "it holds several disk images ({}): take one out with `headnode extract` to \
-                     look into it",
-                    names.join(", ")
-                ));
+    let note = match &disks[..] {
+        [] => None,
+        [disk] => match take_out(&image, disk, limit, progress)? {
+            Ok(inner) => {
+                let inside = Some(disk.path.clone());
+                return Ok(Opened { inside, left_out, ..Opened::of_disk(inner) });
             }
-            return Ok(Opened { image, tree: Some(files), inside: None, notes });
+            Err(why) => {
+                Some(format!("its {} looks like a disk image, but is none ({why})", disk.path))
+            }
+        },
+        several => {
+            let names: Vec<_> = several.iter().map(|entry| entry.path.as_str()).collect();
+            Some(format!(
+                "it holds several disk images ({}): take one out with `headnode extract` to look \
+                 into it",
+                names.join(", ")
+            ))
         }
     };
+    let notes = note.into_iter().collect();
+    Ok(Opened { image, tree: Some(files), inside: None, left_out, notes })
+}
+
+/// Whether an opened file is a tar.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_tar(image: &ImageFile) -> io::Result<bool> {
+    Ok(matches!(image.form, Form::Raw(_)) && archive::is_tar(&head(&image.file, 0, 512)?))
+}
+
+/// The disk image at a path of an archive, or why it is none.
+fn take_out(
+    image: &ImageFile,
+    disk: &Entry,
+    limit: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Result<ImageFile, String>, Error> {
     let (of, whole) = (disk.size, image.packed_size);
     let mut progress = |done| progress(scaled(done, of, whole));
     let raw = match &disk.extents {
@@ -87,25 +117,37 @@ pub fn open(path: &Path, limit: u64, progress: &mut dyn FnMut(u64)) -> Result<Op
             archive::sparse(&image.file, &disk.path, take)?
         }
     };
-    let inner = ImageFile::of_file(raw, limit, &mut progress)?;
-    let image = ImageFile {
-        compression: match inner.compression {
-            Packing::None => image.compression,
-            packing => packing,
-        },
-        packed_size: image.packed_size,
-        ..inner
+    let mut inner = match ImageFile::of_file(raw, limit, &mut progress) {
+        Ok(inner) => inner,
+        Err(error) => {
+            // Not that there is no room, or that this machine fails.
+            use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+            let data = matches!(error.kind(), InvalidData | InvalidInput | Other | UnexpectedEof);
+            return if data { Ok(Err(error.to_string())) } else { Err(error.into()) };
+        }
     };
-    Ok(Opened { image, tree: None, inside: Some(disk.path.clone()), notes })
+    match look(&mut inner, &mut Vec::new()) {
+        Ok(_) => {}
+        Err(Error::Unknown { .. }) => {
+            return Ok(Err("it has neither a partition table nor a known file system".to_owned()));
+        }
+        Err(error) => return Err(error),
+    }
+    let compression = match inner.compression {
+        Packing::None => image.compression,
+        packing => packing,
+    };
+    Ok(Ok(ImageFile { compression, packed_size: image.packed_size, ..inner }))
 }
 
 /// Whether the files are a key's, a platform's or a boot server's: images among them are parts of it.
 fn is_tree(files: &FileSystem) -> bool {
-    let ours = |path: &str| matches!(path, paths::KEY_MANIFEST | paths::KEY_MARKER | pxe::SUMS);
-    files.files().any(|entry| {
+    let ours = |path: &str| matches!(path, paths::KEY_MANIFEST | paths::KEY_MARKER);
+    let any = files.files().any(|entry| {
         let path = entry.path.as_str();
         ours(path) || KERNELS.iter().any(|kernel| path.ends_with(kernel))
-    })
+    });
+    any || pxe::is_pxe(files)
 }
 
 /// The disk images of an archive, by name and by what they begin with; raw ones when it has any.
@@ -168,6 +210,7 @@ impl Contents {
             None => Self::of(opened.image)?,
         };
         contents.inside = opened.inside;
+        contents.notes.extend(opened.left_out);
         contents.notes.extend(opened.notes);
         Ok(contents)
     }

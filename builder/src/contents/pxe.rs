@@ -24,12 +24,16 @@ use crate::source::platform::tarball::{self, Limited};
 const MAX_MANIFEST: u64 = 64 << 20;
 /// No key has as many files as this.
 const MAX_FILES: usize = 200_000;
-/// Bytes that one entry's header and its extensions may take.
+/// Bytes that all of their names may take together.
+const MAX_NAMES: usize = 64 << 20;
+/// Bytes that one entry's header and its extensions may take in a tar.
 const MAX_HEADER: u64 = 1 << 20;
+/// The same in a cpio archive; Linux has no longer names.
+const MAX_CPIO_HEADER: u64 = 8192;
 
 /// Whether these are the files for a boot server.
 pub fn is_pxe(files: &FileSystem) -> bool {
-    files.entry(SUMS).is_some() && script(files).is_some()
+    files.entry(SUMS).is_some_and(|entry| !entry.folder) && script(files).is_some()
 }
 
 /// The script that a machine is told to run.
@@ -39,7 +43,7 @@ pub fn script(files: &FileSystem) -> Option<&Entry> {
 
 /// The packed key among the files.
 pub fn key_of(files: &FileSystem) -> Option<&Entry> {
-    [PXE_KEY, PXE_DISC].into_iter().find_map(|path| files.entry(path))
+    [PXE_KEY, PXE_DISC].into_iter().find_map(|path| files.entry(path)).filter(|entry| !entry.folder)
 }
 
 /// A key that lies packed among the files.
@@ -69,8 +73,13 @@ pub fn key(
     let (packed, count) = Counted::new(Extents::new(image, extents));
     let packed = BufReader::with_capacity(256 * 1024, packed);
     let mut files = BTreeMap::new();
+    let mut names = 0;
     let mut manifest = None;
     let mut take = |path: &str, from: &mut dyn Read| -> io::Result<()> {
+        names += path.len();
+        if names > MAX_NAMES {
+            return Err(io::Error::other("the names of its files are impossibly long"));
+        }
         let mut kept = Vec::new();
         let keep = path == paths::KEY_MANIFEST;
         let mut hash = Sha256::new();
@@ -119,37 +128,53 @@ pub fn key(
 
 type Take<'a> = dyn FnMut(&str, &mut dyn Read) -> io::Result<()> + 'a;
 
-/// The files of a cpio archive that unpacks to [`paths::KEY_IN_RAM`].
+/// The files of a cpio archive that unpacks to [`paths::KEY_IN_RAM`]. Whatever else Linux would make of
+/// it is refused: no manifest tells of links and devices.
 fn walk_cpio(from: impl Read, take: &mut Take<'_>) -> io::Result<()> {
     const S_IFMT: u32 = 0o170_000;
     const S_IFDIR: u32 = 0o040_000;
-    let folder = format!("{}/", paths::KEY_IN_RAM.trim_start_matches('/'));
-    let room = Rc::new(Cell::new(MAX_HEADER));
+    const S_IFREG: u32 = 0o100_000;
+    let top = paths::KEY_IN_RAM.trim_start_matches('/');
+    let folder = format!("{top}/");
+    let room = Rc::new(Cell::new(MAX_CPIO_HEADER));
     let mut archive = Limited { inner: from, room: Rc::clone(&room) };
     loop {
-        room.set(MAX_HEADER);
+        room.set(MAX_CPIO_HEADER);
         let mut reader = newc::Reader::new(archive)?;
         room.set(u64::MAX);
-        if reader.entry().is_trailer() {
+        let entry = reader.entry();
+        if entry.is_trailer() {
             archive = reader.finish()?;
             break;
         }
-        if reader.entry().mode() & S_IFMT != S_IFDIR {
-            let name = super::plain(reader.entry().name());
-            let Some(path) = name.strip_prefix(&folder) else {
-                return Err(io::Error::other(format!(
-                    "it holds {name:?}, which is not below {folder}"
-                )));
-            };
-            take(path, &mut reader)?;
+        let name = super::plain(entry.name());
+        let path = name.strip_prefix(&folder);
+        if path.is_none() && name != top {
+            let what = format!("it holds {name:?}, which is not below {folder}");
+            return Err(io::Error::other(what));
+        }
+        match (entry.mode() & S_IFMT, path) {
+            (S_IFDIR, _) => {}
+            // The content of a hard link may come with another name.
+            (S_IFREG, Some(path)) if entry.nlink() < 2 => take(path, &mut reader)?,
+            _ => return Err(neither(&name)),
         }
         archive = reader.finish()?;
     }
-    // The checksum is at the end.
-    io::copy(&mut archive, &mut io::sink()).map(|_| ())
+    // The checksum is at the end; Linux goes on with what lies behind the trailer.
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let part = match archive.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => buffer.get(..count).unwrap_or_default(),
+        };
+        if part.iter().any(|byte| *byte != 0) {
+            return Err(io::Error::other("more data follows the end of its archive"));
+        }
+    }
 }
 
-/// The files of a tar.
+/// The files of a tar, which holds nothing but files and folders.
 fn walk_tar(from: impl Read, take: &mut Take<'_>) -> io::Result<()> {
     let room = Rc::new(Cell::new(u64::MAX));
     let mut archive = tar::Archive::new(Limited { inner: from, room: Rc::clone(&room) });
@@ -159,9 +184,12 @@ fn walk_tar(from: impl Read, take: &mut Take<'_>) -> io::Result<()> {
         let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
         room.set(u64::MAX);
-        if entry.header().entry_type().is_file() {
-            let path = tarball::plain(&entry.path_bytes()).map_err(io::Error::other)?;
-            take(&super::plain(&path), &mut entry)?;
+        let path = tarball::plain(&entry.path_bytes()).map_err(io::Error::other)?;
+        let path = super::plain(&path);
+        match entry.header().entry_type() {
+            tar::EntryType::Directory => {}
+            tar::EntryType::Regular => take(&path, &mut entry)?,
+            _ => return Err(neither(&path)),
         }
         // So that the next header is all that the tar crate reads by itself.
         io::copy(&mut entry, &mut io::sink())?;
@@ -169,3 +197,10 @@ fn walk_tar(from: impl Read, take: &mut Take<'_>) -> io::Result<()> {
     room.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(|_| ())
 }
+
+fn neither(name: &str) -> io::Error {
+    io::Error::other(format!("it holds {name:?}, which is neither a plain file nor a folder"))
+}
+
+#[cfg(test)]
+mod tests;

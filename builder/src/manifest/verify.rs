@@ -111,16 +111,33 @@ pub fn open(
     let outer = text.as_deref().map(Manifest::parse).transpose().with_context(reading)?;
     let whole = outer.as_ref().and_then(|manifest| manifest.image.as_ref());
     // A longer one is damaged in any case; some of the rest is unpacked so that it is seen.
-    let limit = whole.map_or(MAX_UNPACKED, |whole| whole.size.saturating_add(BLOCK as u64));
+    let limit = whole.map_or(MAX_UNPACKED, |whole| limit_of(whole.size));
     let opened = match whole {
         // Whatever else the file may look like: only as the disk that it tells of it can be checked.
         Some(_) => Opened::disk(path, limit, progress),
         None => contents::open::open(path, limit, progress),
     };
     let opened = opened.with_context(|| format!("reading {}", path.display()))?;
+    if let (Some(whole), Some(manifest)) = (whole, options.manifest)
+        && opened.image.size != whole.size
+        && contents::open::is_tar(&opened.image)?
+    {
+        bail!(
+            "{} is the manifest of a disk image of {} bytes, and {} is an archive: leave --manifest \
+             out, as what an archive is checked by lies in it",
+            manifest.display(),
+            whole.size,
+            path.display()
+        );
+    }
     let packed = !matches!(opened.image.form, Form::Raw(Packing::None));
     let list = (opened.is_archive() || packed).then(|| sums::beside(path)).flatten();
     Ok(Ready { path: path.to_owned(), opened, beside, text, outer, list })
+}
+
+/// How much is unpacked of an image that should have `size` bytes.
+fn limit_of(size: u64) -> u64 {
+    size.saturating_add(BLOCK as u64).min(MAX_UNPACKED)
 }
 
 /// Checks an opened image. `progress` is called with the bytes looked at so far and those in all; 0 when
@@ -137,7 +154,7 @@ pub fn check(
     let Ready { path, opened, beside, text, outer, list } = ready;
     let path = path.as_path();
     let archived = opened.is_archive();
-    let Opened { mut image, tree, inside, .. } = opened;
+    let Opened { mut image, tree, inside, left_out, notes } = opened;
     let mut checker = Checker {
         damage: Vec::new(),
         personal: Vec::new(),
@@ -181,17 +198,18 @@ pub fn check(
     };
     let mut broken_parts = Vec::new();
     if let Some(files) = &tree {
-        let by = archive::check(&mut checker, &image.file, files, outer.as_ref())?;
+        let by = archive::check(&mut checker, &image.file, (files, &left_out), outer.as_ref())?;
         if outer.is_none() {
             against = match (by, &list) {
-                (Some(by), None) => by.to_owned(),
-                (Some(by), Some(list)) => format!("{by}, and {}", list.path.display()),
+                (Some(by), None) => by.told(),
+                (Some(by), Some(list)) => format!("{}, and {}", by.what, list.path.display()),
                 (None, Some(list)) => list.path.display().to_string(),
                 (None, None) => bail!(
                     "{}: there is nothing to check it by: the archive holds no manifest and no \
-                     digests, and there is neither {} nor a SHA256SUMS beside it",
+                     digests, and there is neither {} nor a SHA256SUMS beside it{}",
                     path.display(),
-                    beside.display()
+                    beside.display(),
+                    notes.iter().map(|note| format!("; {note}")).collect::<String>()
                 ),
             };
         }
@@ -385,4 +403,17 @@ fn key_manifest(disk: &File, files: &FileSystem) -> anyhow::Result<Manifest> {
         disk.read_exact_at(part, *offset).context("reading the key's manifest")?;
     }
     Manifest::parse(&text).context("reading the key's manifest")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_manifest_makes_more_be_unpacked_than_an_image_may_have() {
+        assert_eq!(limit_of(1 << 30), (1 << 30) + BLOCK as u64);
+        for size in [MAX_UNPACKED, MAX_UNPACKED + 1, u64::MAX] {
+            assert_eq!(limit_of(size), MAX_UNPACKED);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::*;
 use sha1::Digest as _;
 
 /// Runs another program in a folder; what it wrote.
-fn tool(dir: &Path, program: &str, args: &[&str]) -> Vec<u8> {
+pub fn tool(dir: &Path, program: &str, args: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(args).current_dir(dir).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}; ci/setup installs it"));
     assert!(output.status.success(), "{program} {args:?}: {}", stderr(&output));
@@ -14,7 +14,7 @@ fn tool(dir: &Path, program: &str, args: &[&str]) -> Vec<u8> {
 }
 
 /// Looks at what a verb says when it must fail; one line, and no panic.
-fn refused(args: &[&str]) -> String {
+pub fn refused(args: &[&str]) -> String {
     let output = headnode(args);
     let code = if args[0] == "diff" { 2 } else { 1 };
     assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stdout(&output));
@@ -26,7 +26,7 @@ fn refused(args: &[&str]) -> String {
 }
 
 /// A file system with the files of Triton's keys; smaller than a disk.
-fn key(dir: &Path) -> PathBuf {
+pub fn key(dir: &Path) -> PathBuf {
     let files = triton_files().into_iter();
     let files: Vec<(String, Content)> =
         files.map(|(path, bytes)| (path.to_owned(), bytes.to_vec().into())).collect();
@@ -101,7 +101,7 @@ fn a_lack_of_room_is_one_clear_error() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
-fn noise() -> Vec<u8> {
+pub fn noise() -> Vec<u8> {
     (0..1_000_000_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (n >> 9) as u8)
         .collect()
@@ -152,7 +152,7 @@ fn a_disk_image_in_an_archive_is_looked_into() {
 }
 
 /// A platform of SmartOS as its builds publish it.
-fn platform(dir: &Path, stamp: &str, password: &str) -> PathBuf {
+pub fn platform(dir: &Path, stamp: &str, password: &str) -> PathBuf {
     let top = dir.join(format!("platform-{stamp}"));
     let archive = vec![stamp.as_bytes()[7]; 700_000];
     let hash: String = sha1::Sha1::digest(&archive).iter().map(|b| format!("{b:02x}")).collect();
@@ -246,7 +246,7 @@ fn hostile_archives_are_refused_by_all_verbs() {
 }
 
 /// What was built from these parts as a tar and for boot servers, signed.
-fn built(dir: &Path) -> (PathBuf, PathBuf, PathBuf, String) {
+pub fn built(dir: &Path) -> (PathBuf, PathBuf, PathBuf, String) {
     let key = dir.join("release.key");
     let made = json(&["key", "new", "--no-passphrase", "--json", "--output", text(&key)]);
     let out = dir.join("out/");
@@ -364,7 +364,7 @@ fn a_disk_that_looks_like_a_tar_is_checked_as_a_disk() {
 }
 
 /// Packs a folder again.
-fn packed(folder: &Path, name: &str) -> PathBuf {
+pub fn packed(folder: &Path, name: &str) -> PathBuf {
     let archive = folder.parent().unwrap().join(name);
     tool(folder, "tar", &["-czf", text(&archive), "."]);
     archive

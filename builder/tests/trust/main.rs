@@ -6,6 +6,7 @@
 mod archives;
 mod contents;
 mod diff;
+mod disguises;
 mod secrets;
 mod signing;
 

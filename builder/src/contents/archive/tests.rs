@@ -122,6 +122,43 @@ fn hostile_archives_are_one_clear_error() {
 }
 
 #[test]
+fn headers_for_all_entries_hold_comments_only() {
+    let long = vec![b'a'; 2 << 20];
+    for (records, word) in [
+        (&b"14 comment=ab\n11 path=xy\n"[..], "\"path\""),
+        (b"9 size=1\n", "\"size\""),
+        (b"15 linkpath=xy\n", "\"linkpath\""),
+        (b"14 comment=ab\n\n11 path=xy\n", "malformed"),
+        (b"15 comment=ab\n", "malformed"),
+        (&long, "impossibly long"),
+    ] {
+        let error = of(&[("g", XGlobalHeader, records), ("a", Regular, b"")]).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn links_do_not_multiply_what_is_there() {
+    // A sparse file, so that it takes no room here.
+    let file = tempfile::tempfile().unwrap();
+    let size = 200 << 30;
+    let mut header = tar::Header::new_gnu();
+    header.set_path("a").unwrap();
+    header.set_size(size);
+    header.set_cksum();
+    file.write_all_at(header.as_bytes(), 0).unwrap();
+    let looked = |links: usize| {
+        let names: Vec<String> = (0..links).map(|number| format!("l{number}")).collect();
+        let entries: Vec<_> = names.iter().map(|name| (&name[..], Link, &b"a"[..])).collect();
+        let more = made(&entries);
+        file.write_all_at(&more, 512 + size).unwrap();
+        read(&file, 512 + size + more.len() as u64)
+    };
+    assert_eq!(looked(5).unwrap().files.entries.len(), 6);
+    assert!(matches!(looked(6).unwrap_err(), Error::Links));
+}
+
+#[test]
 fn a_part_of_an_archive_is_told_as_such() {
     let bytes = made(&[("a/b", Regular, &[7; 3000]), ("c", Regular, &[8; 600])]);
     looked(&bytes).unwrap();
@@ -152,12 +189,13 @@ fn other_files_are_no_archives() {
 proptest! {
     #[test]
     fn any_bytes_are_survived(
-        changes in proptest::collection::vec((0usize..6000, any::<u8>()), 0..8),
+        changes in proptest::collection::vec((0usize..7000, any::<u8>()), 0..8),
         right in any::<bool>(),
     ) {
         let mut bytes = made(&[
             ("a/b", Regular, &[7; 700]),
             ("x", XHeader, b"19 path=some/thing\n"),
+            ("g", XGlobalHeader, b"14 comment=ab\n"),
             ("y", Regular, b"z"),
             ("l", Symlink, b"a/b"),
             ("f/", Directory, b""),

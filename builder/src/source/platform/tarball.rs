@@ -67,6 +67,12 @@ pub enum Error {
     /// Something that a key cannot hold.
     #[error("it holds {0:?}, which is neither file, folder nor link: a key cannot hold it")]
     Kind(String),
+    /// A header sets more than a comment for all entries behind it.
+    #[error(
+        "it holds a pax header that sets {0:?} for all files behind it, which programs read \
+         differently: unpack it, and pack it again"
+    )]
+    Global(String),
     /// There is no end of entries.
     #[error("it holds more than {MAX_ENTRIES} entries: this is no tarball of a platform")]
     TooMany,
@@ -161,9 +167,11 @@ fn unpack_some(
         }
         let kind = entry.header().entry_type();
         if kind.is_pax_global_extensions() {
-            // Comments, as `git archive` writes them.
-            while entry.read(&mut buffer)? > 0 {}
-            continue;
+            room.set(MAX_HEADER);
+            match global::other_than_comment(&mut entry)? {
+                Some(key) => return Err(Error::Global(key)),
+                None => continue,
+            }
         }
         let path = plain(&entry.path_bytes())?;
         if path.is_empty() && kind.is_dir() {
@@ -392,5 +400,6 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
+pub(crate) mod global;
 #[cfg(test)]
 mod tests;

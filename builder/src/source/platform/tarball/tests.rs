@@ -52,6 +52,29 @@ fn comments_of_git_are_no_files() {
 }
 
 #[test]
+fn headers_for_all_entries_hold_comments_only() {
+    let with = |records: &[u8], size: u64| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(XGlobalHeader);
+        header.set_size(size);
+        header.set_cksum();
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append(&header, records).unwrap();
+        append(&mut tar, "a", Regular, b"");
+        unpacked(&tar.into_inner().unwrap())
+    };
+    let comment = b"14 comment=ab\n";
+    assert_eq!(with(comment, 14).unwrap().keys().collect::<Vec<_>>(), ["a"]);
+    let error = with(b"14 comment=ab\n11 path=xy\n", 25).unwrap_err();
+    assert!(matches!(&error, Error::Global(key) if key == "path"), "{error}");
+    let error = with(b"11 comment=\n", 12).unwrap_err();
+    assert!(error.to_string().contains("malformed"), "{error}");
+    let long = vec![b'a'; 2 << 20];
+    let error = with(&long, 2 << 20).unwrap_err();
+    assert!(error.to_string().contains("impossibly long"), "{error}");
+}
+
+#[test]
 fn what_leads_out_is_refused() {
     for path in ["../x", "/etc/x", "a/../../x", "a/.."] {
         let error = of(&[(path, Regular, b"x")]).unwrap_err();
