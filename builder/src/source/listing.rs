@@ -208,7 +208,8 @@ mod tests {
                 prop_assert!(is_plain(name));
             }
             if let Ok(path) = pointer(&text) {
-                prop_assert!(path.starts_with('/') && !path.contains(".."), "{}", path);
+                let climbs = path.split('/').any(|part| part == "..");
+                prop_assert!(path.starts_with('/') && !climbs, "{}", path);
             }
         }
     }
