@@ -30,16 +30,11 @@ pub fn fat(disk: &File, start: u64, length: u64) -> Result<FileSystem, FileSyste
     let mut entries = Vec::with_capacity(nodes.len());
     for node in nodes {
         let extents = if node.folder { Ok(Vec::new()) } else { volume.extents(&node) };
-        if pieces.too_many(&extents) {
+        let Some(entry) = pieces.entry(&node.path, node.folder, node.size, extents) else {
             let error = fat::reader::Error::Damaged { path: node.path, what: Pieces::WHAT };
             return Err(error.into());
-        }
-        entries.push(Entry {
-            path: plain(&node.path),
-            folder: node.folder,
-            size: node.size,
-            extents: extents.map_err(|error| error.to_string()),
-        });
+        };
+        entries.push(entry);
     }
     let (label, block) = (plain(volume.label()), volume.cluster_bytes());
     Ok(FileSystem { kind: "FAT32", label, block, entries })
@@ -57,16 +52,11 @@ pub fn disc(disk: &File, length: u64) -> Result<FileSystem, FileSystemError> {
     let mut entries = Vec::with_capacity(nodes.len());
     for node in nodes.into_iter().filter(|node| node.link.is_none()) {
         let extents = if node.folder { Ok(Vec::new()) } else { volume.extents(&node) };
-        if pieces.too_many(&extents) {
+        let Some(entry) = pieces.entry(&node.path, node.folder, node.size, extents) else {
             let error = iso::reader::Error::Damaged { path: node.path, what: Pieces::WHAT };
             return Err(error.into());
-        }
-        entries.push(Entry {
-            path: plain(&node.path),
-            folder: node.folder,
-            size: node.size,
-            extents: extents.map_err(|error| error.to_string()),
-        });
+        };
+        entries.push(entry);
     }
     let (label, block) = (plain(volume.label()), iso::BLOCK);
     Ok(FileSystem { kind: "ISO 9660", label, block, entries })
@@ -79,8 +69,16 @@ struct Pieces(usize);
 impl Pieces {
     const WHAT: &'static str = "its files are in too many pieces";
 
-    fn too_many<E>(&mut self, extents: &Result<Vec<(u64, u64)>, E>) -> bool {
+    /// A file or folder; `None` when that is too many pieces.
+    fn entry<E: ToString>(
+        &mut self,
+        path: &str,
+        folder: bool,
+        size: u64,
+        extents: Result<Vec<(u64, u64)>, E>,
+    ) -> Option<Entry> {
         self.0 += extents.as_ref().map_or(0, Vec::len);
-        self.0 > MAX_EXTENTS
+        let extents = extents.map_err(|error| error.to_string());
+        (self.0 <= MAX_EXTENTS).then(|| Entry { path: plain(path), folder, size, extents })
     }
 }

@@ -270,7 +270,17 @@ impl Checker<'_> {
         let files = match opened {
             Ok(files) => files,
             Err(error) if outer.is_none() => {
-                return Err(error).context("reading the key: there is no manifest beside the image, and none can be read from it");
+                let nothing = || !disc && contents::fat(&image.file, 0, image.size).is_err();
+                return Err(error).context(match table {
+                    None if nothing() => {
+                        "neither partitions, nor a file system, nor an archive are in it: this is no \
+                         image, or its beginning is damaged"
+                    }
+                    _ => {
+                        "reading the key: there is no manifest beside the image, and none can be \
+                         read from it"
+                    }
+                });
             }
             Err(error) => {
                 self.add("the key's file system", error.to_string());

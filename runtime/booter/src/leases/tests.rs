@@ -239,7 +239,7 @@ fn what_napi_has_given_is_kept_for_its_nic() {
     let told: BTreeMap<_, _> = told.into_iter().chain([(mac(5), other)]).collect();
     assert!(leases.assign(told.clone(), 50));
     assert!(!leases.assign(told.clone(), 50), "nothing new");
-    // What the first one uses stays its own until it asks again, also over a reload and a restart.
+    // What the first one uses stays its own until it asks again, also over a reload.
     let networks = leases.networks.clone();
     leases.reconfigure(networks);
     assert_eq!(leases.get(mac(1)).map(|lease| lease.ip), Some(ip(38)));

@@ -79,9 +79,10 @@ pub(super) fn module(module: &BootModule) -> Result<BootFile, &'static str> {
     Ok(BootFile::new(name, content))
 }
 
-/// Files as an archive that Linux unpacks over its root: `/etc/triton-<name>` each (C§4.5), for root
-/// alone, as a server's modules may hold keys; and `config` as `/etc/node.config`. Compressed: an EFI kernel puts its archives together without
-/// padding, and only looks for others than compressed ones at multiples of 4 bytes.
+/// Files as an archive that Linux unpacks over its root: `/etc/triton-<name>` each (C§4.5), and `config` as
+/// `/etc/node.config`, for root alone, as a server's modules may hold keys. Compressed: an EFI kernel puts
+/// its archives together without padding, and only looks for others than compressed ones at multiples of
+/// 4 bytes.
 ///
 /// # Errors
 /// When a file is too large for the format.
