@@ -1,5 +1,5 @@
 //! Personal parts of images, and `headnode customize`. Other programs are the judges: fsck.fat, mtools,
-//! xorriso, 7z, bmaptool, grub-editenv, as `ci/setup` installs them.
+//! xorriso, 7zz, bmaptool, grub-editenv, as `ci/setup` installs them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File};
@@ -455,7 +455,7 @@ fn discs_are_customised_too() {
         assert!(fs::read(&out).unwrap() == bytes, "{}: xorriso reads something else", place.path);
         let unpacked = dir.join(format!("z{number}"));
         let to = format!("-o{}", text(&unpacked));
-        run("7z", &["x", "-y", &to, text(&made), &place.path]);
+        run("7zz", &["x", "-y", &to, text(&made), &place.path]);
         assert!(fs::read(unpacked.join(&place.path)).unwrap() == bytes);
     }
 }
