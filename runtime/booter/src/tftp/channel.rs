@@ -87,6 +87,12 @@ impl Channel {
         size: usize,
         range: Range<usize>,
     ) -> io::Result<()> {
+        // The most usual case, without room for a window.
+        if range.len() == 1 {
+            let head = packet::data_head(range.start + 1);
+            let block = content.get(..size).unwrap_or(content);
+            return self.send_parts(&[IoSlice::new(&head), IoSlice::new(block)], None).await;
+        }
         let mut heads = [[0; packet::DATA_HEAD]; BLOCKS];
         let mut parts = [IoSlice::new(&[]); BLOCKS * 2];
         let (count, mut content) = (range.len().min(BLOCKS), content);
@@ -100,7 +106,7 @@ impl Channel {
             }
         }
         let parts = parts.get(..count * 2).unwrap_or_default();
-        if self.segments && count > 1 {
+        if self.segments {
             let segment = u16::try_from(size + packet::DATA_HEAD).unwrap_or(u16::MAX);
             match self.send_parts(parts, Some(segment)).await {
                 Err(error) if cannot_cut(&error) => self.segments = false,
