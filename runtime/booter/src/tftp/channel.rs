@@ -106,7 +106,7 @@ impl Channel {
             }
         }
         let parts = parts.get(..count * 2).unwrap_or_default();
-        if self.segments {
+        if self.segments && count > 1 {
             let segment = u16::try_from(size + packet::DATA_HEAD).unwrap_or(u16::MAX);
             match self.send_parts(parts, Some(segment)).await {
                 Err(error) if cannot_cut(&error) => self.segments = false,
